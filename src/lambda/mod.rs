@@ -1,0 +1,7 @@
+//! The lambda floor: functions and instances, code registry, packages, limits.
+
+pub mod invocation;
+pub mod name;
+
+pub use invocation::{Answer, Blame, Invocation, InvokeError, Start, Timings};
+pub use name::{BadName, FunctionName};

@@ -1,0 +1,37 @@
+//! What one sandbox may use, as plain data. Read by every floor above.
+
+use serde::{Deserialize, Serialize};
+
+/// What one sandbox may use. Zero in a settings file means "the default";
+/// here every value is final.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Processes and threads, at most.
+    pub procs: u32,
+    /// Memory, in MiB.
+    pub mem_mb: u32,
+    /// Share of one core, in percent (200 is two cores).
+    pub cpu_percent: u32,
+    /// Willingness to swap, 0 to 100 (v1 only).
+    pub swappiness: u32,
+    /// Longest run of one invocation, in seconds.
+    pub runtime_sec: u32,
+}
+
+impl Default for Limits {
+    /// OpenLambda's defaults for a function.
+    fn default() -> Self {
+        Self { procs: 10, mem_mb: 50, cpu_percent: 100, swappiness: 0, runtime_sec: 30 }
+    }
+}
+
+/// What a sandbox sees of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// A namespace of its own with `lo` up and nothing else.
+    #[default]
+    None,
+    /// The host's network.
+    Host,
+}
