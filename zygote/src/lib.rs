@@ -1,1 +1,22 @@
-//! x
+//! What runs in a process between its birth and its handler. The lowest
+//! floor: a library for the worker and, through `zygote/module`, an extension
+//! module for the interpreter, so that a fresh process and a forked one are
+//! contained by one implementation.
+//!
+//! ```text
+//! serve     a zygote's loop: forks leaves and child zygotes     zygote
+//! leaf      a leaf's side of its socket                         leaf
+//! stub      pid 1 of a node: reaps                              stub
+//! birth     a fresh process, from `clone3` to `execve`          spawner's child
+//! contain   the walls, one step a line                          all of them
+//! wire      messages and frames                                 both ends
+//! sys       typed system calls; the only `unsafe`               everywhere
+//! ```
+
+pub mod birth;
+pub mod contain;
+pub mod leaf;
+pub mod serve;
+pub mod stub;
+pub mod sys;
+pub mod wire;

@@ -1,1 +1,123 @@
-//! x
+//! `hosier_native`: the extension module that a zygote's interpreter loads. A thin skin
+//! over `hosier_zygote`; runs in zygotes and leaves, never in the worker.
+
+#![allow(unsafe_code)]
+
+use hosier_zygote::serve::{self, Interpreter, Role};
+use hosier_zygote::sys::process;
+use hosier_zygote::wire::{Kind, Ready, Response};
+use hosier_zygote::leaf;
+use pyo3::exceptions::PyOSError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+unsafe extern "C" {
+    // Stable ABI since 3.7 (Modules/posixmodule.c); they run the hooks of `os.register_at_fork`.
+    fn PyOS_BeforeFork();
+    fn PyOS_AfterFork_Parent();
+    fn PyOS_AfterFork_Child();
+}
+
+struct CPython;
+
+impl Interpreter for CPython {
+    fn before_fork(&self) {
+        // SAFETY: called from `serve` below, which holds the GIL for its whole run.
+        unsafe { PyOS_BeforeFork() };
+    }
+
+    fn after_fork_in_parent(&self) {
+        // SAFETY: as above; pairs with the call before the fork.
+        unsafe { PyOS_AfterFork_Parent() };
+    }
+
+    fn after_fork_in_child(&self) {
+        // SAFETY: as above, in the only thread of the child, which inherited the GIL.
+        unsafe { PyOS_AfterFork_Child() };
+    }
+}
+
+/// What a child of `serve` has to import: (path, modules, gc_freeze); `None` in a leaf.
+type ToImport = Option<(Vec<String>, Vec<String>, bool)>;
+
+/// Serves forks; returns in children only.
+#[pyfunction]
+fn serve_forks(_py: Python<'_>) -> ToImport {
+    match serve::serve(&CPython) {
+        Role::Leaf => None,
+        Role::Zygote(imports) => Some((imports.path, imports.modules, imports.gc_freeze)),
+    }
+}
+
+/// Tells the worker that this zygote stands.
+#[pyfunction]
+fn ready(import_us: u64, loaded: Vec<String>, failed: Vec<(String, String)>) -> PyResult<()> {
+    let threads = process::thread_count().map_or(0, |count| count as u32);
+    serve::ready(Ready { import_us, loaded, failed, threads })
+        .map_err(|error| PyOSError::new_err(error.to_string()))
+}
+
+/// A fresh leaf says that it stands.
+#[pyfunction]
+fn born() -> PyResult<()> {
+    leaf::send_bare(Kind::Born).map_err(|error| PyOSError::new_err(error.to_string()))
+}
+
+/// Waits to become a leaf of one function: (function, file, path, env).
+#[pyfunction]
+fn specialize(py: Python<'_>) -> (String, String, Vec<String>, Vec<(String, String)>) {
+    let handler = py.detach(leaf::specialize);
+    (handler.function, handler.file, handler.path, handler.env)
+}
+
+/// Waits for a request: (id, head, body).
+#[pyfunction]
+fn next_request(py: Python<'_>) -> (u64, Bound<'_, PyBytes>, Bound<'_, PyBytes>) {
+    let invocation = py.detach(leaf::next);
+    (invocation.id, PyBytes::new(py, &invocation.head), PyBytes::new(py, &invocation.body))
+}
+
+type Head = (String, String, String, Vec<(String, String)>);
+
+/// Reads a request's head: (method, path, query, headers).
+#[pyfunction]
+fn parse_head(head: &[u8]) -> PyResult<Head> {
+    let request = leaf::parse(head).map_err(|error| PyOSError::new_err(error.to_string()))?;
+    Ok((request.method, request.path, request.query, request.headers))
+}
+
+/// Answers a request; `times` are what specializing, importing and running cost, in µs.
+#[pyfunction]
+fn answer(
+    py: Python<'_>,
+    id: u64,
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: &[u8],
+    times: (u32, u32, u32),
+    broken: bool,
+) {
+    let (specialize_us, import_us, exec_us) = times;
+    let response = Response { status, headers, specialize_us, import_us, exec_us, broken };
+    py.detach(|| leaf::answer(id, &response, body));
+}
+
+/// Ends whatever the request left running.
+#[pyfunction]
+fn reap(py: Python<'_>) {
+    py.detach(leaf::reap);
+}
+
+#[pymodule]
+fn hosier_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("MAX_BODY", hosier_zygote::wire::MAX_BODY)?;
+    module.add("MAX_HEAD", hosier_zygote::wire::MAX_HEAD)?;
+    module.add_function(wrap_pyfunction!(serve_forks, module)?)?;
+    module.add_function(wrap_pyfunction!(ready, module)?)?;
+    module.add_function(wrap_pyfunction!(born, module)?)?;
+    module.add_function(wrap_pyfunction!(specialize, module)?)?;
+    module.add_function(wrap_pyfunction!(next_request, module)?)?;
+    module.add_function(wrap_pyfunction!(parse_head, module)?)?;
+    module.add_function(wrap_pyfunction!(answer, module)?)?;
+    module.add_function(wrap_pyfunction!(reap, module)?)
+}

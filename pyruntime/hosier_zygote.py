@@ -1,0 +1,57 @@
+"""A zygote: imports, then forks whenever the worker asks. Runs as root of its
+own user namespace, with one thread.
+
+    main ──▶ serve_forks ─┬─ in a child zygote: import, say ready, serve again
+                          └─ in a leaf: hosier_leaf.main, never to return
+"""
+
+import gc
+import sys
+import time
+
+import hosier_leaf
+import hosier_native
+
+PACKAGES = "/packages/"
+
+
+def main():
+    # Collections write to every object's header, and written pages are no
+    # longer shared. Leaves switch it on again.
+    gc.disable()
+    imports = ([], [], True)
+    while imports is not None:
+        become(*imports)
+        imports = hosier_native.serve_forks()
+    hosier_leaf.main()
+
+
+def become(path, modules, freeze):
+    """Imports what this node is for and tells the worker what came of it."""
+    sys.path.extend(entry for entry in path if entry not in sys.path)
+    failed = []
+    start = time.perf_counter_ns()
+    for module in modules:
+        try:
+            __import__(module)
+        except BaseException as error:  # a package may raise anything, SystemExit included
+            failed.append((module, f"{type(error).__name__}: {error}"[:500]))
+    took = (time.perf_counter_ns() - start) // 1000
+    gc.collect()
+    if freeze:
+        gc.freeze()
+    hosier_native.ready(took, loaded(), failed[:100])
+
+
+def loaded():
+    """The packages that modules really came from, dependencies included."""
+    found = set()
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and file.startswith(PACKAGES):
+            found.add(file[len(PACKAGES):].split("/", 1)[0])
+    return sorted(found)
+
+
+if __name__ == "__main__":
+    main()

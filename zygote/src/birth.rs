@@ -1,0 +1,217 @@
+//! A fresh process, from `clone3` to `execve`. Runs in the spawner (which is
+//! root) and in its child.
+//!
+//! ```text
+//! spawner                              child (pid 1 of its namespace)
+//!   prepare, clone3 ───────────────────▶ wait at the gate
+//!   write uid_map, gid_map
+//!   open the gate ─────────────────────▶ become root inside; enter the walls
+//!   read the report until it closes      │ Pid1::Program: confine, execve
+//!                                        └ Pid1::Stub: fork pid 2, which does; reap
+//! ```
+//!
+//! The report pipe is close-on-exec: it says which step failed, or closes.
+
+use std::ffi::CString;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::contain::{self, Prepared};
+use crate::sys::process::{CStringArray, Forked, fork_into};
+use crate::sys::{self, Named, privilege, process};
+use crate::wire::{At, Confinement, Failure, Step, Walls};
+
+/// A process to start. Descriptors: its socket, its log, then those of [`Walls`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Birth {
+    pub walls: Walls,
+    /// First host id of the user namespace's private range.
+    pub first_id: u32,
+    /// Ids in the range.
+    pub ids: u32,
+    pub pid1: Pid1,
+    pub role: Role,
+    pub argv: Vec<String>,
+    pub env: Vec<(String, String)>,
+}
+
+/// Who is pid 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pid1 {
+    /// A stub that reaps and outlives the program for its orphans' sake.
+    LingeringStub,
+    /// A stub that reaps and ends with the program.
+    Stub,
+    /// The program itself.
+    Program,
+}
+
+/// What the program may.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Role {
+    /// Root inside, able to fork and contain children, behind this filter.
+    Zygote { filter: Vec<u8> },
+    /// Confined before its first instruction.
+    Confined(Confinement),
+}
+
+/// A started process: pid 1 of the new namespace.
+pub struct Born {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+}
+
+/// Starts a process and waits until it runs its program.
+///
+/// `proc` is a mount of the caller's own `/proc`.
+///
+/// # Errors
+/// The step that failed; nothing is left of the process then.
+pub fn spawn(birth: Birth, fds: Vec<OwnedFd>, proc: BorrowedFd<'_>) -> Result<Born, Failure> {
+    let bad = Failure { step: Step::Message, errno: Errno::EBADMSG as i32 };
+    let mut fds = fds.into_iter();
+    let socket = fds.next().ok_or(bad)?;
+    let log = fds.next().ok_or(bad)?;
+    let prepared = Prepared::new(birth.walls, &mut fds)?;
+    let program = Program {
+        path: CString::new(birth.argv.first().ok_or(bad)?.as_str()).map_err(|_| bad)?,
+        argv: CStringArray::new(&birth.argv).map_err(|_| bad)?,
+        env: CStringArray::new(birth.env.iter().map(|(key, value)| format!("{key}={value}")))
+            .map_err(|_| bad)?,
+        role: birth.role,
+    };
+    let (gate_read, gate_write) = pipe().at(Step::Fork)?;
+    let (report_read, report_write) = pipe().at(Step::Fork)?;
+
+    match fork_into(&prepared.clone_options()).at(Step::Fork)? {
+        Forked::Child => {
+            drop((gate_write, report_read));
+            let failure = match wait_at(gate_read) {
+                Ok(()) => be_born(&prepared, &socket, &log, birth.pid1, &program),
+                Err(errno) => Failure { step: Step::Ids, errno: errno as i32 },
+            };
+            report(report_write, failure)
+        }
+        Forked::Parent { pid, pidfd } => {
+            drop((gate_read, report_write));
+            let started = write_maps(proc, pid, birth.first_id, birth.ids)
+                .at(Step::Ids)
+                .and_then(|()| nix::unistd::write(&gate_write, b"g").named("write").at(Step::Ids))
+                .and_then(|_| read_report(report_read));
+            if let Err(failure) = started {
+                let _ = process::kill_pidfd(pidfd.as_fd());
+                return Err(failure);
+            }
+            Ok(Born { pid, pidfd })
+        }
+    }
+}
+
+struct Program {
+    path: CString,
+    argv: CStringArray,
+    env: CStringArray,
+    role: Role,
+}
+
+/// The child's way, one step a line. Returns only what failed.
+fn be_born(prepared: &Prepared, socket: &OwnedFd, log: &OwnedFd, pid1: Pid1, program: &Program) -> Failure {
+    let walls = || {
+        privilege::become_ids(0, 0).at(Step::Ids)?;
+        nix::unistd::setsid().named("setsid").at(Step::Ids)?;
+        contain::enter(prepared)
+    };
+    if let Err(failure) = walls() {
+        return failure;
+    }
+    if pid1 != Pid1::Program {
+        match fork_into(&process::CloneOptions::default()).at(Step::Fork) {
+            Ok(Forked::Parent { pid, .. }) => crate::stub::run(pid, pid1 == Pid1::LingeringStub),
+            Ok(Forked::Child) => {}
+            Err(failure) => return failure,
+        }
+    }
+    start(socket, log, program)
+}
+
+fn start(socket: &OwnedFd, log: &OwnedFd, program: &Program) -> Failure {
+    let ready = || {
+        place_streams(socket, log).at(Step::Descriptors)?;
+        match &program.role {
+            Role::Zygote { filter } => contain::confine_zygote(filter),
+            Role::Confined(confinement) => contain::confine(confinement),
+        }
+    };
+    match ready() {
+        Err(failure) => failure,
+        Ok(()) => {
+            let error = process::exec(&program.path, &program.argv, &program.env);
+            Failure { step: Step::Exec, errno: error.errno as i32 }
+        }
+    }
+}
+
+/// As [`contain::settle_descriptors`], but leaves the rest to `execve`: all else
+/// is close-on-exec, and the report pipe must stay until then.
+fn place_streams(socket: &OwnedFd, log: &OwnedFd) -> sys::Result<()> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+    let high = |fd: &OwnedFd| fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(64)).map(process::own).named("fcntl");
+    let null =
+        open(c"/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty()).named("open")?;
+    let (socket, log, null) = (high(socket)?, high(log)?, high(&null)?);
+    process::place(null.as_fd(), 0, true)?;
+    process::place(log.as_fd(), 1, true)?;
+    process::place(log.as_fd(), 2, true)?;
+    process::place(socket.as_fd(), contain::SOCKET, true)
+}
+
+fn pipe() -> sys::Result<(OwnedFd, OwnedFd)> {
+    // High numbers, so that no standard stream is placed over them.
+    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).named("pipe2")?;
+    let high = |fd: &OwnedFd| {
+        nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(64)).map(process::own).named("fcntl")
+    };
+    Ok((high(&read)?, high(&write)?))
+}
+
+fn wait_at(gate: OwnedFd) -> Result<(), Errno> {
+    let mut byte = [0];
+    match nix::unistd::read(&gate, &mut byte) {
+        Ok(1) => Ok(()),
+        Ok(_) => Err(Errno::EPIPE),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn write_maps(proc: BorrowedFd<'_>, pid: i32, first: u32, count: u32) -> sys::Result<()> {
+    use nix::fcntl::{OFlag, openat};
+    let map = format!("0 {first} {count}\n");
+    for name in ["uid_map", "gid_map"] {
+        let path = format!("{pid}/{name}");
+        let file = openat(proc, path.as_str(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
+            .named("openat")?;
+        nix::unistd::write(&file, map.as_bytes()).named("write")?;
+    }
+    Ok(())
+}
+
+fn report(pipe: OwnedFd, failure: Failure) -> ! {
+    let _ = std::fs::File::from(pipe).write_all(&crate::wire::encode(&failure));
+    process::exit_now(127)
+}
+
+fn read_report(pipe: OwnedFd) -> Result<(), Failure> {
+    let mut bytes = Vec::new();
+    let read = std::fs::File::from(pipe).take(64).read_to_end(&mut bytes);
+    match read {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(crate::wire::decode(&bytes)
+            .unwrap_or(Failure { step: Step::Message, errno: Errno::EBADMSG as i32 })),
+        Err(error) => {
+            Err(Failure { step: Step::Message, errno: error.raw_os_error().unwrap_or(libc::EIO) })
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! What is said over the sockets, by both ends: this file is the wire.
+//!
+//! ```text
+//! worker  ── ToZygote / FromZygote ──  zygote     seqpacket, one message a packet
+//! worker  ── frames ─────────────────  leaf       stream: header, then payload
+//! ```
+//!
+//! Nothing that comes from a zygote or a leaf is trusted: the worker checks
+//! sizes and kinds here, and a wrong word ends that sandbox.
+
+use std::fmt;
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+/// Bytes of one control message, at most.
+pub const MAX_MESSAGE: usize = 128 * 1024;
+/// Bytes of the head of a frame (headers, paths), at most.
+pub const MAX_HEAD: usize = 256 * 1024;
+/// Bytes of a body, at most.
+pub const MAX_BODY: usize = 6 * 1024 * 1024;
+
+/// The steps of a start, in order. They name errors, latencies and rows of the docs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    /// Only one thread may exist before a fork.
+    Threads,
+    /// `clone3` into namespaces and a control group.
+    Fork,
+    /// The user namespace's id maps.
+    Ids,
+    /// The child writes itself into its v1 control groups.
+    Cgroups,
+    /// The control group namespace, rooted where the child now is.
+    CgroupNamespace,
+    /// A `/proc` of the new pid namespace.
+    Proc,
+    /// The prepared root and what is mounted below it.
+    Root,
+    /// The old root is left behind.
+    Pivot,
+    Hostname,
+    /// `lo` comes up.
+    Loopback,
+    /// Standard streams; every other descriptor is closed.
+    Descriptors,
+    /// Attaching the code and its packages.
+    Code,
+    Rlimits,
+    /// The unprivileged ids.
+    Identity,
+    Capabilities,
+    NoNewPrivs,
+    /// The seccomp filter.
+    Filter,
+    /// `execve` of the interpreter or installer.
+    Exec,
+    /// What was asked for could not be understood.
+    Message,
+}
+
+/// A step that failed, as it crosses from the process where it did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub step: Step,
+    pub errno: i32,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let errno = Errno::from_raw(self.errno);
+        write!(f, "step {:?}: {errno:?} ({})", self.step, errno.desc())
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Names the step of a failed call.
+pub trait At<T> {
+    /// # Errors
+    /// The step and the call's errno.
+    fn at(self, step: Step) -> Result<T, Failure>;
+}
+
+impl<T> At<T> for crate::sys::Result<T> {
+    fn at(self, step: Step) -> Result<T, Failure> {
+        self.map_err(|error| Failure { step, errno: error.errno as i32 })
+    }
+}
+
+/// Which `/proc` a process sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProcView {
+    /// All of it, of its own pid namespace: a zygote, for its children's mounts depend on it.
+    Full,
+    /// `subset=pid`: a leaf.
+    Pids,
+}
+
+/// The walls around a process. Descriptors come with the message, in this
+/// order: root, one for each of `targets`, the v2 control group if
+/// `into_cgroup`, one for each of the `tasks`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Walls {
+    /// `CLONE_NEW*` flags.
+    pub namespaces: i32,
+    /// Unshare a control group namespace once inside the groups.
+    pub cgroup_namespace: bool,
+    /// A directory where the new root can be attached before it is entered.
+    pub staging: String,
+    pub proc: ProcView,
+    /// Where the mounts go, relative to the root.
+    pub targets: Vec<String>,
+    pub into_cgroup: bool,
+    /// v1 control groups to join.
+    pub tasks: u8,
+    /// The host name, where the UTS namespace is new.
+    pub hostname: Option<String>,
+    /// Bring `lo` up, where the network namespace is new.
+    pub loopback: bool,
+}
+
+/// What a process gives up before foreign code runs in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confinement {
+    pub uid: u32,
+    pub gid: u32,
+    /// Open descriptors, at most.
+    pub files: u64,
+    /// A ready seccomp program, empty where the operator switched seccomp off.
+    pub filter: Vec<u8>,
+}
+
+/// What a zygote imports.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imports {
+    /// Directories for `sys.path`.
+    pub path: Vec<String>,
+    /// Modules to import, in order.
+    pub modules: Vec<String>,
+    pub gc_freeze: bool,
+}
+
+/// What a zygote is asked. Descriptors: the child's socket, its log, then those of [`Walls`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum ToZygote {
+    /// Fork a leaf, which then waits for [`Specialize`].
+    Fork { walls: Walls },
+    /// Fork a child zygote.
+    Grow { walls: Walls, imports: Imports },
+}
+
+/// What a zygote answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum FromZygote {
+    /// It stands: the first word of every zygote.
+    Ready(Ready),
+    /// The child exists; its pidfd comes along.
+    Forked,
+    Failed(Failure),
+}
+
+/// What a zygote tells of itself when its imports are done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// Time that the imports took, in µs.
+    pub import_us: u64,
+    /// Directories below `/packages` that modules were loaded from: the closure as imported.
+    pub loaded: Vec<String>,
+    /// Modules that could not be imported, and why.
+    pub failed: Vec<(String, String)>,
+    /// Threads after the imports; more than one makes the node unfit.
+    pub threads: u32,
+}
+
+/// Turns a waiting leaf into one of a function, once. Descriptors: one for each of `targets`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Specialize {
+    pub targets: Vec<String>,
+    /// `None` where the process was confined at its birth.
+    pub confinement: Option<Confinement>,
+    pub handler: Handler,
+}
+
+/// The code to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handler {
+    pub function: String,
+    /// The entry file below `/handler`.
+    pub file: String,
+    /// Directories for `sys.path`.
+    pub path: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<(String, String)>,
+}
+
+/// The head of an invocation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    pub method: String,
+    pub path: String,
+    pub query: String,
+    pub headers: Vec<(String, String)>,
+}
+
+/// The head of an answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Response {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    /// What this call cost inside the leaf, in µs; the first two only in the first answer.
+    pub specialize_us: u32,
+    pub import_us: u32,
+    pub exec_us: u32,
+    /// The handler's module could not be loaded: the sandbox is of no further use.
+    pub broken: bool,
+}
+
+/// What a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Kind {
+    /// To a leaf: [`Specialize`], with descriptors.
+    Specialize = 1,
+    /// To a leaf: [`Request`] and body.
+    Invoke = 2,
+    /// From a leaf: it stands behind its walls and waits. No payload.
+    Born = 3,
+    /// From a leaf: [`Failure`]; it ends.
+    Failed = 4,
+    /// From a leaf: [`Response`] and body.
+    Answer = 5,
+}
+
+/// A frame's first bytes. The payload is a head of `head` bytes, then a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    pub kind: Kind,
+    pub head: u32,
+    pub body: u32,
+    /// The request it belongs to, as the worker numbered it.
+    pub id: u64,
+}
+
+/// A header that breaks the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadFrame {
+    #[error("a frame of unknown kind {0}")]
+    Kind(u32),
+    #[error("a frame of {0} bytes")]
+    Size(u64),
+}
+
+impl Header {
+    pub const SIZE: usize = 20;
+
+    pub fn encode(&self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        bytes[0..4].copy_from_slice(&(self.kind as u32).to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.head.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.body.to_le_bytes());
+        bytes[12..20].copy_from_slice(&self.id.to_le_bytes());
+        bytes
+    }
+
+    /// # Errors
+    /// The kind is unknown or a size beyond its bound.
+    pub fn decode(bytes: &[u8; Self::SIZE]) -> Result<Self, BadFrame> {
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let kind = match word(0) {
+            1 => Kind::Specialize,
+            2 => Kind::Invoke,
+            3 => Kind::Born,
+            4 => Kind::Failed,
+            5 => Kind::Answer,
+            other => return Err(BadFrame::Kind(other)),
+        };
+        let (head, body) = (word(4), word(8));
+        if head as usize > MAX_HEAD || body as usize > MAX_BODY {
+            return Err(BadFrame::Size(u64::from(head) + u64::from(body)));
+        }
+        let id = u64::from(word(12)) | u64::from(word(16)) << 32;
+        Ok(Self { kind, head, body, id })
+    }
+}
+
+/// # Panics
+/// Never: the types of this file always encode.
+pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+    postcard::to_stdvec(message).unwrap_or_default()
+}
+
+/// # Errors
+/// The bytes are no such message.
+pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, postcard::Error> {
+    postcard::from_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_survives_its_encoding() {
+        let header = Header { kind: Kind::Answer, head: 7, body: 9, id: u64::MAX - 5 };
+        assert_eq!(Header::decode(&header.encode()), Ok(header));
+    }
+
+    #[test]
+    fn a_frame_beyond_its_bound_is_refused_before_it_is_read() {
+        let header = Header { kind: Kind::Answer, head: 0, body: u32::MAX, id: 1 };
+        assert!(matches!(Header::decode(&header.encode()), Err(BadFrame::Size(_))));
+        assert!(matches!(Header::decode(&[0xff; Header::SIZE]), Err(BadFrame::Kind(_))));
+    }
+
+    #[test]
+    fn garbage_is_no_message() {
+        assert!(decode::<FromZygote>(&[0xff; 64]).is_err());
+        assert!(decode::<Response>(&[0xff; 3]).is_err());
+    }
+}
