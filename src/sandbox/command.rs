@@ -1,8 +1,19 @@
 //! A program run once in a fresh sandbox: what an installer is.
 
-use std::path::PathBuf;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::lchown;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::{Limits, Network};
+use hosier_zygote::birth::{Pid1, Role};
+use hosier_zygote::sys::mount;
+use nix::libc;
+
+use super::error::{About, During};
+use super::{
+    Channel, Limits, Network, Order, Program, Purpose, SandboxError, Sandboxes, Started, open_sealed,
+};
 
 /// A host directory shown inside a sandbox.
 #[derive(Debug, Clone)]
@@ -50,4 +61,113 @@ pub struct Outcome {
     pub ended: Ended,
     /// The last 64 KiB of stdout and stderr together.
     pub output: String,
+}
+
+/// The end of a program's output that is kept, in bytes.
+const OUTPUT_KEPT: usize = 64 * 1024;
+
+impl Sandboxes {
+    /// Runs a program to its end. Dropping the future kills it.
+    ///
+    /// # Errors
+    /// It could not be started. How it ended is no error.
+    pub async fn run(&self, command: &Command) -> Result<Outcome, SandboxError> {
+        let points: Vec<String> = command.binds.iter().map(|bind| bind.target.clone()).collect();
+        let mut cell = self.cell(Order {
+            purpose: Purpose::Command,
+            namespace: None,
+            network: command.network,
+            limits: &command.limits,
+            permit: None,
+            writable: Some(&points),
+        })?;
+        let _returned = lend(&command.binds, cell.root_id())?;
+        for bind in &command.binds {
+            let tree = if bind.writable { open_writable(&bind.source)? } else { open_sealed(&bind.source)? };
+            cell.mount(bind.target.trim_start_matches('/'), tree);
+        }
+        let role = Role::Confined(self.confinement(&cell, Purpose::Command));
+        let program = Program { pid1: Pid1::Stub, role, argv: command.argv.clone(), env: &command.env };
+        let started = self.spawn(cell, program, None).await?;
+        let bound = Duration::from_secs(command.limits.runtime_sec.into());
+        Ok(watch(started, bound).await)
+    }
+}
+
+async fn watch(started: Started, bound: Duration) -> Outcome {
+    let Started { sandbox, log, ended, .. } = started;
+    let reader = tokio::spawn(tail(log));
+    let status = match ended {
+        Some(ended) => tokio::time::timeout(bound, ended).await,
+        None => Ok(Ok(0)),
+    };
+    let out_of_memory = sandbox.oom_kills() > 0;
+    // Ends what still holds the log open.
+    sandbox.kill();
+    let ended = match status {
+        Err(_) => Ended::TimedOut,
+        Ok(Ok(0)) => Ended::Exited(0),
+        Ok(_) if out_of_memory => Ended::OutOfMemory,
+        Ok(Ok(status)) if libc::WIFEXITED(status) => match libc::WEXITSTATUS(status) {
+            // The stub's word for a signal, as a shell's.
+            code @ 129..=192 => Ended::Signaled(code - 128),
+            code => Ended::Exited(code),
+        },
+        Ok(Ok(status)) => Ended::Signaled(libc::WTERMSIG(status)),
+        Ok(Err(_)) => Ended::Signaled(libc::SIGKILL),
+    };
+    let output = reader.await.unwrap_or_default();
+    Outcome { ended, output: String::from_utf8_lossy(&output).into_owned() }
+}
+
+/// Reads to the end and keeps the last bytes.
+async fn tail(log: OwnedFd) -> Vec<u8> {
+    let Ok(log) = Channel::new(log) else { return Vec::new() };
+    let (mut kept, mut buffer) = (Vec::new(), vec![0; OUTPUT_KEPT]);
+    while let Ok(count @ 1..) = log.read(&mut buffer).await {
+        kept.extend_from_slice(&buffer[..count]);
+        let excess = kept.len().saturating_sub(OUTPUT_KEPT);
+        kept.drain(..excess);
+    }
+    kept
+}
+
+/// Writable directories belong to the sandbox until this is dropped.
+struct Lent(Vec<PathBuf>);
+
+fn lend(binds: &[Bind], owner: u32) -> Result<Lent, SandboxError> {
+    let mut lent = Lent(Vec::new());
+    for bind in binds.iter().filter(|bind| bind.writable) {
+        lent.0.push(bind.source.clone());
+        give(&bind.source, owner).about(&bind.source)?;
+    }
+    Ok(lent)
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            if let Err(error) = give(path, 0) {
+                tracing::warn!(path = %path.display(), %error, "a directory could not be taken back");
+            }
+        }
+    }
+}
+
+/// Gives a tree to `owner`, never through a link.
+fn give(path: &Path, owner: u32) -> io::Result<()> {
+    lchown(path, Some(owner), Some(owner))?;
+    if std::fs::symlink_metadata(path)?.is_dir() {
+        for entry in std::fs::read_dir(path)? {
+            give(&entry?.path(), owner)?;
+        }
+    }
+    Ok(())
+}
+
+fn open_writable(source: &Path) -> Result<OwnedFd, SandboxError> {
+    let tree = super::base::clone(source)?;
+    let safe = mount::Attr::NOSUID | mount::Attr::NODEV;
+    mount::set_attr(tree.as_fd(), safe, true, None).during("a writable mount")?;
+    Ok(tree)
 }

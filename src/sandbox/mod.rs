@@ -1,9 +1,38 @@
 //! The sandbox floor: one lean container. Knows nothing of Python.
+//!
+//! ```text
+//! floor      Sandboxes: makes walls, starts processes behind them
+//!   ├ base       what a sandbox sees as /        ├ cgroup/    limits, freeze, kill
+//!   ├ view       its packages                    ├ seccomp/   what it may ask the kernel
+//!   ├ writable   a root of its own to write      │
+//!   ├ ids        private ranges of host ids      └ spawner/   starts fresh processes
+//!   └ life       Running, Paused, Dead; the undertaker
+//! channel    the worker's end of a socket
+//! command    a program run once (an installer)
+//! host       what the machine must have; the run-time directory
+//! ```
 
+mod base;
 pub mod cgroup;
+mod channel;
 pub mod command;
+mod error;
+mod floor;
+pub mod host;
+mod ids;
+mod life;
 pub mod limits;
 pub mod seccomp;
+mod spawner;
+mod view;
+mod writable;
 
+pub use base::{Base, RuntimeFile};
+pub use channel::Channel;
 pub use command::{Bind, Command, Ended, Outcome};
+pub use error::SandboxError;
+pub use floor::{Cell, Order, Parts, Program, Purpose, Sandboxes, Started, Tuning, UserNamespace};
+pub use life::{Sandbox, Undertaker};
 pub use limits::{Limits, Network};
+pub use spawner::Spawner;
+pub use view::{View, open_sealed};

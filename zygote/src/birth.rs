@@ -159,8 +159,8 @@ fn start(socket: &OwnedFd, log: &OwnedFd, program: &Program) -> Failure {
 fn place_streams(socket: &OwnedFd, log: &OwnedFd) -> sys::Result<()> {
     use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
     let high = |fd: &OwnedFd| fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(64)).map(process::own).named("fcntl");
-    let null =
-        open(c"/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty()).named("open")?;
+    let null = open(c"/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
+        .named("open")?;
     let (socket, log, null) = (high(socket)?, high(log)?, high(&null)?);
     process::place(null.as_fd(), 0, true)?;
     process::place(log.as_fd(), 1, true)?;
@@ -191,8 +191,9 @@ fn write_maps(proc: BorrowedFd<'_>, pid: i32, first: u32, count: u32) -> sys::Re
     let map = format!("0 {first} {count}\n");
     for name in ["uid_map", "gid_map"] {
         let path = format!("{pid}/{name}");
-        let file = openat(proc, path.as_str(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
-            .named("openat")?;
+        let file =
+            openat(proc, path.as_str(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
+                .named("openat")?;
         nix::unistd::write(&file, map.as_bytes()).named("write")?;
     }
     Ok(())
@@ -210,8 +211,6 @@ fn read_report(pipe: OwnedFd) -> Result<(), Failure> {
         Ok(0) => Ok(()),
         Ok(_) => Err(crate::wire::decode(&bytes)
             .unwrap_or(Failure { step: Step::Message, errno: Errno::EBADMSG as i32 })),
-        Err(error) => {
-            Err(Failure { step: Step::Message, errno: error.raw_os_error().unwrap_or(libc::EIO) })
-        }
+        Err(error) => Err(Failure { step: Step::Message, errno: error.raw_os_error().unwrap_or(libc::EIO) }),
     }
 }

@@ -69,8 +69,8 @@ fn fork_leaf(interpreter: &dyn Interpreter, walls: Walls, fds: Vec<OwnedFd>) -> 
     match fork(interpreter, &prepared)? {
         Forked::Parent { pidfd, .. } => Ok(Side::Parent(pidfd)),
         Forked::Child => {
-            let walled = enter_as_child(&prepared)
-                .and_then(|()| contain::settle_descriptors(&socket, &log, false));
+            let walled =
+                enter_as_child(&prepared).and_then(|()| contain::settle_descriptors(&socket, &log, false));
             if let Err(failure) = walled {
                 crate::leaf::fail(&socket, failure);
             }
@@ -96,8 +96,8 @@ fn grow(
         return Ok(Side::Parent(pidfd));
     }
     // Pid 1 of the node's namespace; its second child-to-be is the zygote.
-    let second = enter_as_child(&prepared)
-        .and_then(|()| fork_into(&process::CloneOptions::default()).at(Step::Fork));
+    let second =
+        enter_as_child(&prepared).and_then(|()| fork_into(&process::CloneOptions::default()).at(Step::Fork));
     match second {
         Ok(Forked::Parent { pid, .. }) => crate::stub::run(pid, true),
         Ok(Forked::Child) => {}

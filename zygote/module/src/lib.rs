@@ -3,10 +3,10 @@
 
 #![allow(unsafe_code)]
 
+use hosier_zygote::leaf;
 use hosier_zygote::serve::{self, Interpreter, Role};
 use hosier_zygote::sys::process;
 use hosier_zygote::wire::{Kind, Ready, Response};
-use hosier_zygote::leaf;
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;

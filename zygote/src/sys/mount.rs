@@ -118,8 +118,7 @@ impl FsContext {
     ) -> Result<()> {
         // SAFETY: `key` and `value` are null or come from a `CStr` that the two
         // callers above borrow for the whole call.
-        let done =
-            unsafe { libc::syscall(libc::SYS_fsconfig, self.0.as_raw_fd(), command, key, value, 0) };
+        let done = unsafe { libc::syscall(libc::SYS_fsconfig, self.0.as_raw_fd(), command, key, value, 0) };
         check("fsconfig", done).map(drop)
     }
 }
@@ -219,8 +218,7 @@ pub fn pivot_into(new_root: &CStr) -> Result<()> {
 pub fn isolate_propagation(slave: bool) -> Result<()> {
     use nix::mount::MsFlags;
     let how = if slave { MsFlags::MS_SLAVE } else { MsFlags::MS_PRIVATE };
-    nix::mount::mount(None::<&CStr>, c"/", None::<&CStr>, MsFlags::MS_REC | how, None::<&CStr>)
-        .named("mount")
+    nix::mount::mount(None::<&CStr>, c"/", None::<&CStr>, MsFlags::MS_REC | how, None::<&CStr>).named("mount")
 }
 
 /// The root directory of a mount that is not attached anywhere.

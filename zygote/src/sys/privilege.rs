@@ -105,9 +105,8 @@ pub fn install_filter(program: &[u8]) -> Result<()> {
     let fprog = SockFprog { len, filter: program.as_ptr() };
     // SAFETY: the kernel reads `len` instructions of 8 bytes, all inside
     // `program`, and needs no alignment: it copies them in.
-    let done = unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const fprog)
-    };
+    let done =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const fprog) };
     check("seccomp", done).map(drop)
 }
 

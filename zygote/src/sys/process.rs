@@ -220,8 +220,7 @@ pub fn borrow(number: RawFd) -> BorrowedFd<'static> {
 /// # Errors
 /// As `stat(2)`.
 pub fn thread_count() -> Result<u64> {
-    let stat = nix::sys::stat::stat(c"/proc/self/task")
-        .map_err(|errno| SysError { call: "stat", errno })?;
+    let stat = nix::sys::stat::stat(c"/proc/self/task").map_err(|errno| SysError { call: "stat", errno })?;
     Ok(stat.st_nlink.saturating_sub(2))
 }
 

@@ -75,17 +75,11 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Received> {
     // Room for MAX_FDS descriptors and one set of credentials; aligned as cmsghdr wants it.
     let mut control = [0u64; (24 + MAX_FDS * 4 + 32) / 8 + 1];
     // SAFETY: a view of the same stack memory as bytes.
-    let control = unsafe {
-        std::slice::from_raw_parts_mut(control.as_mut_ptr().cast::<u8>(), size_of_val(&control))
-    };
+    let control =
+        unsafe { std::slice::from_raw_parts_mut(control.as_mut_ptr().cast::<u8>(), size_of_val(&control)) };
     let mut parts = [IoSliceMut::new(buffer)];
     let message = loop {
-        match recvmsg::<()>(
-            socket.as_raw_fd(),
-            &mut parts,
-            Some(&mut *control),
-            MsgFlags::MSG_CMSG_CLOEXEC,
-        ) {
+        match recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut *control), MsgFlags::MSG_CMSG_CLOEXEC) {
             Err(Errno::EINTR) => {}
             done => break done.named("recvmsg")?,
         }

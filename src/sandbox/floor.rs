@@ -1,0 +1,444 @@
+//! The face of the sandbox floor: makes walls, and starts processes behind
+//! them. Runs in the worker.
+//!
+//! ```text
+//! cell(purpose) ──▶ Cell: walls + descriptors + control group + socket + log
+//!                     │
+//!        ┌────────────┴──────────────┐
+//!   spawn: the spawner         handed to a zygote, which
+//!   starts a fresh process     forks a child into it
+//!        └────────────┬──────────────┘
+//!                  Started
+//! ```
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hosier_zygote::birth::{Birth, Pid1, Role};
+use hosier_zygote::sys::mount::{Attr, tmpfs};
+use hosier_zygote::sys::socket;
+use hosier_zygote::wire::{Confinement, ProcView, Walls};
+use nix::libc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::base::{STAGING, c_string};
+use super::cgroup::{Cgroup, Group, Pool};
+use super::error::{About, During};
+use super::ids::{IdRange, Ids, RANGE};
+use super::life::{Estate, Kept};
+use super::seccomp::Filters;
+use super::writable::{Wanted, WritableRoot};
+use super::{Base, Channel, Limits, Network, Sandbox, SandboxError, Spawner, Undertaker};
+
+/// Open descriptors of a confined process, at most.
+const FILES: u64 = 1024;
+/// Leaves of a tree take their ids from here up, inside the tree's range.
+const FIRST_LEAF_ID: u32 = 1_000;
+
+/// Writable places of every sandbox, each a tmpfs of its own.
+const SCRATCH: [&str; 3] = ["tmp", "host", "dev/shm"];
+
+/// Which walls are up; all of them by default. Each can be taken down, so that
+/// its price can be measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Tuning {
+    pub ipc: bool,
+    pub uts: bool,
+    pub cgroup: bool,
+    pub net: bool,
+    pub seccomp: bool,
+    pub tmp_mib: u32,
+    pub tmp_inodes: u32,
+    pub cgroup_pool: usize,
+    pub max_sandboxes: usize,
+}
+
+/// What walls are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// It will fork others.
+    Zygote,
+    /// It runs a handler.
+    Leaf,
+    /// It runs a program once.
+    Command,
+}
+
+/// A user namespace's ids and its control groups: one a tree of zygotes, one
+/// for all fresh processes.
+#[derive(Debug)]
+pub struct UserNamespace {
+    ids: IdRange,
+    pool: Pool,
+    next_leaf: AtomicU64,
+}
+
+/// Walls that wait for a process.
+#[derive(Debug)]
+pub struct Cell {
+    pub walls: Walls,
+    pub network: Network,
+    /// The worker's end.
+    pub socket: OwnedFd,
+    /// Where the sandbox's output comes out.
+    pub log: OwnedFd,
+    /// How long the control group took.
+    pub cgroup_time: Duration,
+    id: u64,
+    child_socket: OwnedFd,
+    child_log: OwnedFd,
+    mounts: Vec<OwnedFd>,
+    cgroup: Cgroup,
+    permit: Option<OwnedSemaphorePermit>,
+    /// Its own range, where it gets a user namespace of its own.
+    ids: Option<IdRange>,
+    /// Its unprivileged id inside the user namespace.
+    uid: u32,
+    kept: Vec<Kept>,
+}
+
+/// What is asked of [`Sandboxes::cell`].
+pub struct Order<'a> {
+    pub purpose: Purpose,
+    /// Whose zygote will fork it, or whose root it will be; `None` for a user
+    /// namespace of its own.
+    pub namespace: Option<&'a UserNamespace>,
+    pub network: Network,
+    pub limits: &'a Limits,
+    pub permit: Option<OwnedSemaphorePermit>,
+    /// A root to write anywhere, with these mount points made (absolute paths).
+    pub writable: Option<&'a [String]>,
+}
+
+/// A process behind its walls.
+#[derive(Debug)]
+pub struct Started {
+    pub sandbox: Sandbox,
+    pub channel: Channel,
+    pub log: OwnedFd,
+    /// Its `wait` status, where the spawner started it.
+    pub ended: Option<oneshot::Receiver<i32>>,
+}
+
+/// The sandbox floor of a running worker.
+#[derive(Debug)]
+pub struct Sandboxes {
+    pub spawner: Spawner,
+    pub base: Base,
+    pub filters: Filters,
+    pub undertaker: Undertaker,
+    pub tuning: Tuning,
+    group_names: Vec<String>,
+    hierarchies: super::cgroup::Hierarchies,
+    ids: Ids,
+    fresh: Pool,
+    places: Arc<Semaphore>,
+    next: AtomicU64,
+}
+
+/// What [`Sandboxes`] is made of.
+pub struct Parts {
+    pub spawner: Spawner,
+    pub base: Base,
+    pub hierarchies: super::cgroup::Hierarchies,
+    /// The first for fresh processes, the others for trees.
+    pub group_names: Vec<String>,
+    pub seed: u32,
+    pub limits: Limits,
+    pub tuning: Tuning,
+}
+
+impl Sandboxes {
+    /// # Errors
+    /// A control group or filter could not be made.
+    pub fn new(parts: Parts) -> Result<Arc<Self>, SandboxError> {
+        let group = Arc::new(Group::create(&parts.hierarchies, &parts.group_names[0])?);
+        Ok(Arc::new(Self {
+            spawner: parts.spawner,
+            base: parts.base,
+            filters: Filters::builtin()?,
+            undertaker: Undertaker::start().about("the undertaker's thread")?,
+            tuning: parts.tuning,
+            fresh: Pool::new(group, 0, parts.limits, None),
+            group_names: parts.group_names,
+            hierarchies: parts.hierarchies,
+            ids: Ids::new(parts.seed),
+            places: Arc::new(Semaphore::new(parts.tuning.max_sandboxes)),
+            next: AtomicU64::new(1),
+        }))
+    }
+
+    /// A user namespace for tree number `tree`.
+    ///
+    /// # Errors
+    /// Its control group could not be made.
+    pub fn user_namespace(&self, tree: usize, limits: Limits) -> Result<Arc<UserNamespace>, SandboxError> {
+        let ids = self.ids.take()?;
+        let owner = (ids.first(), ids.first());
+        let group = Group::create(&self.hierarchies, &self.group_names[1 + tree])?;
+        group.delegate_procs(owner)?;
+        let pool = Pool::new(Arc::new(group), self.tuning.cgroup_pool, limits, Some(owner));
+        Ok(Arc::new(UserNamespace { ids, pool, next_leaf: AtomicU64::new(0) }))
+    }
+
+    /// A place among `max_sandboxes`, if one is free.
+    pub fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).try_acquire_owned().ok()
+    }
+
+    /// A place, as soon as one is free.
+    ///
+    /// # Errors
+    /// None was within `bound`.
+    pub async fn wait_for_place(&self, bound: Duration) -> Result<OwnedSemaphorePermit, SandboxError> {
+        let full = SandboxError::Full { limit: self.tuning.max_sandboxes };
+        match tokio::time::timeout(bound, Arc::clone(&self.places).acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(full),
+        }
+    }
+
+    /// Places that are taken.
+    pub fn taken(&self) -> usize {
+        self.tuning.max_sandboxes.saturating_sub(self.places.available_permits())
+    }
+
+    /// Walls for a process.
+    ///
+    /// # Errors
+    /// A mount or control group could not be made; nothing is left then.
+    pub fn cell(&self, order: Order<'_>) -> Result<Cell, SandboxError> {
+        let Order { purpose, namespace, network, limits, permit, writable } = order;
+        let begun = Instant::now();
+        let cgroup = namespace.map_or(&self.fresh, |namespace| &namespace.pool).take(limits)?;
+        let cgroup_time = begun.elapsed();
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let ids = if namespace.is_none() { Some(self.ids.take()?) } else { None };
+        let uid = self.uid(purpose, namespace);
+        let first = ids.as_ref().or(namespace.map(|namespace| &namespace.ids)).map_or(0, IdRange::first);
+        let (socket, child_socket) = match purpose {
+            Purpose::Leaf => socket::stream_pair(),
+            Purpose::Zygote | Purpose::Command => socket::seqpacket_pair(),
+        }
+        .during("a sandbox's socket")?;
+        socket::want_credentials(socket.as_fd()).during("a sandbox's socket")?;
+        let (log, child_log) = log_pipe(first + uid)?;
+        let mut kept = Vec::new();
+        let root = match writable {
+            None => self.base.clone_root(network)?,
+            Some(mount_points) => {
+                let root = self.writable_root(network, first + uid, mount_points)?;
+                let tree = root.open()?;
+                kept.push(Kept::Root(root));
+                tree
+            }
+        };
+        let (targets, mut mounts) = (SCRATCH.map(str::to_owned).to_vec(), vec![root]);
+        for _ in &targets {
+            mounts.push(self.tmpfs()?);
+        }
+        let birth = cgroup.birth()?;
+        let walls = Walls {
+            namespaces: self.namespaces(network),
+            cgroup_namespace: self.tuning.cgroup && purpose != Purpose::Zygote,
+            staging: STAGING.to_owned(),
+            proc: if purpose == Purpose::Leaf { ProcView::Pids } else { ProcView::Full },
+            targets,
+            into_cgroup: birth.into.is_some(),
+            tasks: birth.tasks.len() as u8,
+            hostname: self.tuning.uts.then(|| format!("sandbox-{id}")),
+            loopback: self.tuning.net && network == Network::None,
+        };
+        Ok(Cell {
+            walls,
+            network,
+            socket,
+            log,
+            cgroup_time,
+            id,
+            child_socket,
+            child_log,
+            mounts,
+            cgroup,
+            permit,
+            ids,
+            uid,
+            kept,
+        })
+    }
+
+    /// The id that foreign code will run under, inside the user namespace.
+    fn uid(&self, purpose: Purpose, namespace: Option<&UserNamespace>) -> u32 {
+        match (purpose, namespace) {
+            (Purpose::Zygote | Purpose::Command, _) => 0,
+            (Purpose::Leaf, None) => FIRST_LEAF_ID,
+            (Purpose::Leaf, Some(namespace)) => {
+                let number = namespace.next_leaf.fetch_add(1, Ordering::Relaxed);
+                FIRST_LEAF_ID + (number % u64::from(RANGE - 2 * FIRST_LEAF_ID)) as u32
+            }
+        }
+    }
+
+    fn writable_root(
+        &self,
+        network: Network,
+        owner: u32,
+        mount_points: &[String],
+    ) -> Result<WritableRoot, SandboxError> {
+        let wanted = Wanted {
+            network,
+            owner,
+            size_mib: self.tuning.tmp_mib,
+            inodes: self.tuning.tmp_inodes,
+            mount_points,
+            userns: None,
+        };
+        WritableRoot::new(&self.base, &wanted)
+    }
+
+    fn tmpfs(&self) -> Result<OwnedFd, SandboxError> {
+        let text = |value: String| c_string(std::path::Path::new(&value));
+        let (size, inodes) =
+            (text(format!("{}m", self.tuning.tmp_mib))?, text(self.tuning.tmp_inodes.to_string())?);
+        tmpfs(&size, &inodes, c"1777", Attr::NOSUID | Attr::NODEV).during("a sandbox's tmpfs")
+    }
+
+    fn namespaces(&self, network: Network) -> i32 {
+        let mut flags = libc::CLONE_NEWNS | libc::CLONE_NEWPID;
+        let optional = [
+            (self.tuning.ipc, libc::CLONE_NEWIPC),
+            (self.tuning.uts, libc::CLONE_NEWUTS),
+            (self.tuning.net && network == Network::None, libc::CLONE_NEWNET),
+        ];
+        for (on, flag) in optional {
+            if on {
+                flags |= flag;
+            }
+        }
+        flags
+    }
+
+    /// What the process in `cell` gives up. A forked leaf has its zygote's long
+    /// filter already and adds a short one.
+    pub fn confinement(&self, cell: &Cell, purpose: Purpose) -> Confinement {
+        let filter = match (purpose, &cell.ids) {
+            (Purpose::Command, _) => &self.filters.installer,
+            (_, Some(_)) => &self.filters.leaf,
+            (_, None) => &self.filters.narrow,
+        };
+        let files = if purpose == Purpose::Command { 4 * FILES } else { FILES };
+        Confinement { uid: cell.uid, gid: cell.uid, files, filter: self.filter(filter.as_bytes()) }
+    }
+
+    /// A root zygote's filter.
+    pub fn zygote_filter(&self) -> Vec<u8> {
+        self.filter(self.filters.zygote.as_bytes())
+    }
+
+    fn filter(&self, program: &[u8]) -> Vec<u8> {
+        if self.tuning.seccomp { program.to_vec() } else { Vec::new() }
+    }
+
+    /// Starts a fresh process in a cell.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub async fn spawn(
+        &self,
+        cell: Cell,
+        program: Program<'_>,
+        namespace: Option<&UserNamespace>,
+    ) -> Result<Started, SandboxError> {
+        let ids = cell.ids.as_ref().or(namespace.map(|namespace| &namespace.ids));
+        let first_id = ids.map_or(0, IdRange::first);
+        let mut walls = cell.walls.clone();
+        walls.namespaces |= libc::CLONE_NEWUSER;
+        let birth = Birth {
+            walls,
+            first_id,
+            ids: RANGE,
+            pid1: program.pid1,
+            role: program.role,
+            argv: program.argv,
+            env: program.env.to_vec(),
+        };
+        let process = self.spawner.spawn(birth, &cell.fds()?).await?;
+        let mut started = self.started(cell, process.pidfd)?;
+        started.ended = Some(process.ended);
+        Ok(started)
+    }
+
+    /// A process was born in `cell`.
+    ///
+    /// # Errors
+    /// Its socket cannot be polled.
+    pub fn started(&self, cell: Cell, pidfd: OwnedFd) -> Result<Started, SandboxError> {
+        let estate = Estate { cgroup: cell.cgroup, ids: cell.ids, permit: cell.permit, kept: cell.kept };
+        let sandbox = Sandbox::new(cell.id, pidfd, estate, self.undertaker.clone());
+        let channel = Channel::new(cell.socket).about("a sandbox's socket")?;
+        Ok(Started { sandbox, channel, log: cell.log, ended: None })
+    }
+}
+
+/// What a fresh process runs.
+pub struct Program<'a> {
+    pub pid1: Pid1,
+    pub role: Role,
+    pub argv: Vec<String>,
+    pub env: &'a [(String, String)],
+}
+
+impl Cell {
+    /// Adds a mount at `target`, relative to the root.
+    pub fn mount(&mut self, target: &str, tree: OwnedFd) {
+        self.walls.targets.push(target.to_owned());
+        self.mounts.push(tree);
+    }
+
+    /// The descriptors that go along with [`Walls`], in their order.
+    ///
+    /// # Errors
+    /// The control group was used before.
+    pub fn fds(&self) -> Result<Vec<RawFd>, SandboxError> {
+        let birth = self.cgroup.birth()?;
+        let mut fds = vec![self.child_socket.as_raw_fd(), self.child_log.as_raw_fd()];
+        fds.extend(self.mounts.iter().map(AsRawFd::as_raw_fd));
+        fds.extend(birth.into.iter().map(AsRawFd::as_raw_fd));
+        fds.extend(birth.tasks.iter().map(AsRawFd::as_raw_fd));
+        Ok(fds)
+    }
+
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The host id of the root of its own user namespace.
+    pub(super) fn root_id(&self) -> u32 {
+        self.ids.as_ref().map_or(0, IdRange::first)
+    }
+}
+
+impl UserNamespace {
+    /// Makes the control groups that are lacking. Blocks.
+    pub fn refill(&self) {
+        if let Err(error) = self.pool.refill() {
+            tracing::warn!(%error, "the pool of control groups could not be refilled");
+        }
+    }
+
+    /// Whether [`Self::refill`] has something to do.
+    pub fn lacks(&self) -> bool {
+        self.pool.lacking() > 0
+    }
+}
+
+/// A pipe whose writing end belongs to the sandbox, so that it can be opened
+/// again as `/dev/stdout`.
+fn log_pipe(owner: u32) -> Result<(OwnedFd, OwnedFd), SandboxError> {
+    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).about("a sandbox's log pipe")?;
+    let owner_id = nix::unistd::Uid::from_raw(owner);
+    nix::unistd::fchown(&write, Some(owner_id), None).about("a sandbox's log pipe")?;
+    Ok((read, write))
+}

@@ -1,0 +1,141 @@
+//! The worker's side of the spawner. One task reads its socket; callers wait
+//! on channels of their own.
+
+use std::collections::HashMap;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hosier_zygote::birth::Birth;
+use hosier_zygote::wire;
+use tokio::sync::{oneshot, watch};
+
+use super::{Ask, Tell};
+use crate::sandbox::channel::Channel;
+use crate::sandbox::{SandboxError, error::About};
+
+/// A fresh process, as the worker knows it.
+#[derive(Debug)]
+pub struct Process {
+    pub pidfd: OwnedFd,
+    /// Its `wait` status, once.
+    pub ended: oneshot::Receiver<i32>,
+}
+
+/// The worker's handle of the spawner.
+#[derive(Debug, Clone)]
+pub struct Spawner(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    channel: Channel,
+    pidfd: OwnedFd,
+    next: AtomicU64,
+    waiting: Mutex<HashMap<u64, Waiting>>,
+    gone: watch::Sender<bool>,
+}
+
+#[derive(Debug)]
+enum Waiting {
+    ForStart(oneshot::Sender<Result<Process, SandboxError>>),
+    ForEnd(oneshot::Sender<i32>),
+}
+
+impl Spawner {
+    /// Takes over the socket that [`super::start`] returned. Inside a runtime.
+    ///
+    /// # Errors
+    /// The socket cannot be polled.
+    pub fn connect(socket: OwnedFd, pidfd: OwnedFd) -> Result<Self, SandboxError> {
+        let channel = Channel::new(socket).about("the spawner's socket")?;
+        let shared = Arc::new(Shared {
+            channel,
+            pidfd,
+            next: AtomicU64::new(1),
+            waiting: Mutex::default(),
+            gone: watch::Sender::new(false),
+        });
+        tokio::spawn(listen(Arc::clone(&shared)));
+        Ok(Self(shared))
+    }
+
+    /// Starts a process. `fds` are those of [`Birth`]; the caller keeps them.
+    ///
+    /// # Errors
+    /// The step that failed, or the spawner is gone.
+    pub async fn spawn(&self, birth: Birth, fds: &[RawFd]) -> Result<Process, SandboxError> {
+        let id = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, started) = oneshot::channel();
+        self.0.waiting().insert(id, Waiting::ForStart(sender));
+        let sent = self.0.channel.send(&wire::encode(&Ask::Start { id, birth }), fds).await;
+        if sent.is_err() {
+            self.0.waiting().remove(&id);
+            return Err(SandboxError::SpawnerGone);
+        }
+        started.await.unwrap_or(Err(SandboxError::SpawnerGone))
+    }
+
+    /// Resolves when the spawner is gone, and with it every sandbox.
+    pub async fn gone(&self) {
+        let mut gone = self.0.gone.subscribe();
+        // An error means that the sender is gone too.
+        let _ = gone.wait_for(|gone| *gone).await;
+    }
+
+    /// Hangs up and gives the spawner's pidfd, which tells when it has cleared up.
+    ///
+    /// # Errors
+    /// As `shutdown(2)` and `dup(2)`.
+    pub fn hang_up(&self) -> std::io::Result<OwnedFd> {
+        let pidfd = self.0.pidfd.try_clone()?;
+        nix::sys::socket::shutdown(self.0.channel.as_raw_fd(), nix::sys::socket::Shutdown::Both)?;
+        Ok(pidfd)
+    }
+}
+
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hear(&self, message: Tell, fds: Vec<OwnedFd>) {
+        match message {
+            Tell::Started { id } => {
+                let (end, ended) = oneshot::channel();
+                let waiting = self.waiting().insert(id, Waiting::ForEnd(end));
+                let pidfd = fds.into_iter().next();
+                if let (Some(Waiting::ForStart(sender)), Some(pidfd)) = (waiting, pidfd)
+                    && let Err(Ok(process)) = sender.send(Ok(Process { pidfd, ended }))
+                {
+                    // Whoever asked has gone away meanwhile.
+                    use std::os::fd::AsFd;
+                    let _ = hosier_zygote::sys::process::kill_pidfd(process.pidfd.as_fd());
+                }
+            }
+            Tell::Failed { id, failure } => {
+                if let Some(Waiting::ForStart(sender)) = self.waiting().remove(&id) {
+                    let _ = sender.send(Err(SandboxError::Contain(failure)));
+                }
+            }
+            Tell::Ended { id, status } => {
+                if let Some(Waiting::ForEnd(sender)) = self.waiting().remove(&id) {
+                    let _ = sender.send(status);
+                }
+            }
+        }
+    }
+}
+
+async fn listen(shared: Arc<Shared>) {
+    let mut buffer = vec![0; wire::MAX_MESSAGE];
+    while let Ok(received) = shared.channel.receive(&mut buffer).await {
+        if received.len == 0 {
+            break;
+        }
+        if let Ok(message) = wire::decode(&buffer[..received.len]) {
+            shared.hear(message, received.fds);
+        }
+    }
+    shared.waiting().clear();
+    shared.gone.send_replace(true);
+}

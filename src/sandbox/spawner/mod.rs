@@ -1,0 +1,46 @@
+//! The spawner: the one process that starts fresh processes, and clears up
+//! after a worker that died.
+//!
+//! ```text
+//! worker (threads, never forks)      spawner (one thread, pid 1 of its namespace)
+//!   client ───── Start + fds ──────▶ process ── clone3, maps ──▶ root zygotes,
+//!          ◀──── Started + pidfd ───         ◀── reaps ───────── installers, fresh leaves
+//!          ◀──── Ended ─────────────
+//!   (dies) ───── end of stream ────▶ kill all, reap, remove cgroups and run dir, exit
+//! ```
+//!
+//! It is forked before the runtime's threads exist. When the worker dies it sees
+//! its socket close; when it dies itself, the kernel kills all of its pid namespace.
+
+mod client;
+mod process;
+
+pub use client::{Process, Spawner};
+pub use process::{Leftovers, start};
+
+use hosier_zygote::birth::Birth;
+use hosier_zygote::wire::Failure;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Ask {
+    /// Descriptors: those of [`Birth`].
+    Start { id: u64, birth: Birth },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Tell {
+    /// The pidfd comes along.
+    Started {
+        id: u64,
+    },
+    Failed {
+        id: u64,
+        failure: Failure,
+    },
+    /// A started process ended, with this `wait` status.
+    Ended {
+        id: u64,
+        status: i32,
+    },
+}
