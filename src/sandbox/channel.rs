@@ -6,22 +6,23 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use hosier_zygote::sys::SysError;
 use hosier_zygote::sys::socket::{self, Received};
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use tokio::io::unix::AsyncFd;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
 
-/// An asynchronous socket.
+/// An asynchronous socket. The type serves for pairs that keep message bounds
+/// too: only its readiness is used.
 #[derive(Debug)]
-pub struct Channel(AsyncFd<OwnedFd>);
+pub struct Channel(UnixStream);
 
 impl Channel {
     /// # Errors
     /// The descriptor cannot be polled.
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
-        let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
-        fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        Ok(Self(AsyncFd::new(fd)?))
+        let stream = std::os::unix::net::UnixStream::from(fd);
+        stream.set_nonblocking(true)?;
+        Ok(Self(UnixStream::from_std(stream)?))
     }
 
     /// One message with its descriptors and credentials.
@@ -29,15 +30,7 @@ impl Channel {
     /// # Errors
     /// As `recvmsg(2)`.
     pub async fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
-        loop {
-            let mut ready = self.0.readable().await?;
-            let tried = ready.try_io(|fd| {
-                socket::receive(fd.as_fd(), buffer).map_err(|error| io::Error::from(error.errno))
-            });
-            if let Ok(done) = tried {
-                return done;
-            }
-        }
+        self.0.async_io(Interest::READABLE, || socket::receive(self.0.as_fd(), buffer).map_err(plain)).await
     }
 
     /// Sends one message, whole, with descriptors.
@@ -45,16 +38,10 @@ impl Channel {
     /// # Errors
     /// As `sendmsg(2)`.
     pub async fn send(&self, bytes: &[u8], fds: &[RawFd]) -> io::Result<()> {
-        let sent = loop {
-            let mut ready = self.0.writable().await?;
-            let tried = ready.try_io(|fd| {
-                socket::send(fd.as_fd(), bytes, fds).map_err(|error| io::Error::from(error.errno))
-            });
-            if let Ok(done) = tried {
-                break done?;
-            }
-        };
+        let sent =
+            self.0.async_io(Interest::WRITABLE, || socket::send(self.0.as_fd(), bytes, fds).map_err(plain));
         // Descriptors went along with the first byte; a stream may have taken a part.
+        let sent = sent.await?;
         self.write_all(&bytes[sent..]).await
     }
 
@@ -62,34 +49,12 @@ impl Channel {
     /// As `write(2)`.
     pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let mut ready = self.0.writable().await?;
-            let tried = ready.try_io(|fd| {
-                socket::send(fd.as_fd(), bytes, &[]).map_err(|error| io::Error::from(error.errno))
-            });
-            match tried {
-                Ok(Ok(count)) => bytes = &bytes[count..],
-                Ok(Err(error)) => return Err(error),
-                Err(_would_block) => {}
-            }
+            let sent = self
+                .0
+                .async_io(Interest::WRITABLE, || socket::send(self.0.as_fd(), bytes, &[]).map_err(plain));
+            bytes = &bytes[sent.await?..];
         }
         Ok(())
-    }
-
-    /// Reads what there is; 0 is the end of the stream.
-    ///
-    /// # Errors
-    /// As `read(2)`.
-    pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let mut ready = self.0.readable().await?;
-            let tried = ready.try_io(|fd| match nix::unistd::read(fd, buffer) {
-                Err(Errno::EINTR) => Err(io::ErrorKind::WouldBlock.into()),
-                done => done.map_err(io::Error::from),
-            });
-            if let Ok(done) = tried {
-                return done;
-            }
-        }
     }
 
     /// # Errors
@@ -97,7 +62,10 @@ impl Channel {
     pub async fn read_exact(&self, buffer: &mut [u8]) -> io::Result<()> {
         let mut filled = 0;
         while filled < buffer.len() {
-            match self.read(&mut buffer[filled..]).await? {
+            let read = self.0.async_io(Interest::READABLE, || {
+                nix::unistd::read(&self.0, &mut buffer[filled..]).map_err(io::Error::from)
+            });
+            match read.await? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 count => filled += count,
             }
@@ -110,18 +78,22 @@ impl Channel {
     /// # Errors
     /// The runtime is ending.
     pub async fn readable(&self) -> io::Result<()> {
-        self.0.readable().await.map(drop)
+        self.0.readable().await
     }
+}
+
+fn plain(error: SysError) -> io::Error {
+    error.errno.into()
 }
 
 impl AsRawFd for Channel {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.get_ref().as_raw_fd()
+        self.0.as_raw_fd()
     }
 }
 
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.get_ref().as_fd()
+        self.0.as_fd()
     }
 }

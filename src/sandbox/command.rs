@@ -9,11 +9,11 @@ use std::time::Duration;
 use hosier_zygote::birth::{Pid1, Role};
 use hosier_zygote::sys::mount;
 use nix::libc;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
 
 use super::error::{About, During};
-use super::{
-    Channel, Limits, Network, Order, Program, Purpose, SandboxError, Sandboxes, Started, open_sealed,
-};
+use super::{Limits, Network, Order, Program, Purpose, SandboxError, Sandboxes, Started, open_sealed};
 
 /// A host directory shown inside a sandbox.
 #[derive(Debug, Clone)]
@@ -122,7 +122,7 @@ async fn watch(started: Started, bound: Duration) -> Outcome {
 
 /// Reads to the end and keeps the last bytes.
 async fn tail(log: OwnedFd) -> Vec<u8> {
-    let Ok(log) = Channel::new(log) else { return Vec::new() };
+    let Ok(mut log) = pipe::Receiver::from_owned_fd(log) else { return Vec::new() };
     let (mut kept, mut buffer) = (Vec::new(), vec![0; OUTPUT_KEPT]);
     while let Ok(count @ 1..) = log.read(&mut buffer).await {
         kept.extend_from_slice(&buffer[..count]);

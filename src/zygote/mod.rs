@@ -1,1 +1,28 @@
-//! stub
+//! The zygote floor: the tree of pre-imported interpreters; picks a node,
+//! grows one, forks from it. Runs in the worker.
+//!
+//! ```text
+//! forest     all trees, one a network; start(need) ──▶ Leaf
+//!   ├ template   the operator's tree file: which nodes may exist
+//!   ├ select     which node serves a set of pins (pure)
+//!   └ node       one zygote process: forks, grows children
+//! leaf       a started sandbox that answers requests
+//! pin        a package at a version
+//! ```
+//!
+//! The subset rule, which is also the security rule: a function is forked only from a
+//! node whose packages are all among its own, by name and exact version.
+
+mod error;
+mod forest;
+mod leaf;
+mod node;
+mod pin;
+mod select;
+mod template;
+
+pub use error::ZygoteError;
+pub use forest::{Forest, ForestParts, Need, Packages, Spent};
+pub use leaf::{Leaf, Reply};
+pub use pin::{BadPin, Pin, Pins, normalize};
+pub use template::{Template, TemplateError};

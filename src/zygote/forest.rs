@@ -1,0 +1,589 @@
+//! All trees, one a network. Runs in the worker.
+//!
+//! ```text
+//! start(need):  plan ─▶ best node ─▶ grow it, root to leaf ─▶ fork ─▶ specialize
+//!                 │                      │                     │
+//!        template or the pins      fails: its parent     node died: grown again,
+//!        themselves name nodes     serves instead        once; else its parent
+//! ```
+//!
+//! An entry is a node that may exist; its zygote is the process, if it stands.
+//!
+//! ```text
+//! Dormant ──grow──▶ Standing ──died──▶ Dormant (once more) ──died──▶ Unfit
+//!    └──────────── cannot be grown ──────────────────────────────────▶ Unfit(reason)
+//! ```
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use hosier_zygote::birth::{Pid1, Role};
+use hosier_zygote::wire::{Handler, Imports, Specialize};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::node::{self, Zygote};
+use super::select::{Candidate, best};
+use super::{Leaf, Pin, Pins, Template, ZygoteError};
+use crate::sandbox::{Limits, Network, Order, Program, Purpose, Sandboxes, UserNamespace, View, open_sealed};
+use crate::stats::Stats;
+
+/// What the zygote floor must know of packages on disk; the floor above has them.
+pub trait Packages: Send + Sync {
+    /// The directory of an installed package.
+    fn directory(&self, pin: &Pin) -> PathBuf;
+    /// Its top-level modules.
+    fn modules(&self, pin: &Pin) -> Vec<String>;
+    /// Normalised names of what it depends on.
+    fn requires(&self, pin: &Pin) -> Vec<String>;
+}
+
+/// What a forest is made of.
+pub struct ForestParts {
+    pub sandboxes: Arc<Sandboxes>,
+    pub packages: Arc<dyn Packages>,
+    pub stats: Arc<Stats>,
+    /// `None`: the tree grows itself.
+    pub template: Option<Template>,
+    /// Off: every start is fresh.
+    pub enabled: bool,
+    pub python: String,
+    /// Limits of a zygote.
+    pub limits: Limits,
+    /// Limits that most leaves will have.
+    pub leaf_limits: Limits,
+    pub grow_bound: Duration,
+    pub max_nodes: usize,
+    pub gc_freeze: bool,
+    /// Leaves may write anywhere.
+    pub writable_root: bool,
+}
+
+/// What a function needs of a start.
+pub struct Need<'a> {
+    pub pins: &'a Pins,
+    pub network: Network,
+    pub limits: &'a Limits,
+    pub code: &'a Path,
+    pub function: &'a str,
+    /// Entry file below the code directory.
+    pub file: &'a str,
+    pub env: &'a [(String, String)],
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// What the steps of a start cost that the worker itself took.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Spent {
+    /// Finding, and perhaps growing, the node.
+    pub node: Duration,
+    pub cgroup: Duration,
+}
+
+/// The trees of a running worker.
+pub struct Forest {
+    parts: ForestParts,
+    trees: tokio::sync::Mutex<HashMap<Network, Arc<Tree>>>,
+    views: Mutex<HashMap<Pins, Weak<View>>>,
+    next: AtomicU64,
+}
+
+struct Tree {
+    network: Network,
+    namespace: Arc<UserNamespace>,
+    entries: Mutex<Vec<Arc<Entry>>>,
+}
+
+struct Entry {
+    id: u64,
+    parent: Option<Arc<Entry>>,
+    /// What it imports itself.
+    own: Pins,
+    /// What it and its ancestors can have imported: its sandbox shows no more.
+    closure: Pins,
+    state: Mutex<State>,
+    /// Held while it is being grown.
+    growing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    zygote: Option<Arc<Zygote>>,
+    /// Measured, ancestors included.
+    import_us: Option<u64>,
+    deaths: u32,
+    unfit: Option<String>,
+}
+
+impl Forest {
+    pub fn new(parts: ForestParts) -> Self {
+        Self { parts, trees: Default::default(), views: Mutex::default(), next: AtomicU64::new(1) }
+    }
+
+    /// Starts a leaf of a function.
+    ///
+    /// # Errors
+    /// No sandbox could be made.
+    pub async fn start(self: &Arc<Self>, need: Need<'_>) -> Result<(Leaf, Spent), ZygoteError> {
+        let begun = Instant::now();
+        let started = if self.parts.enabled { self.forked(need).await } else { self.fresh(need).await };
+        self.parts.stats.record("Create()", begun.elapsed());
+        started
+    }
+
+    async fn forked(self: &Arc<Self>, need: Need<'_>) -> Result<(Leaf, Spent), ZygoteError> {
+        let view = self.view(need.pins)?;
+        let begun = Instant::now();
+        let tree = self.tree(need.network).await?;
+        let mut permit = Some(need.permit);
+        let mut last = None;
+        // A node may die between its choice and its fork; each attempt has a new one.
+        for _ in 0..3 {
+            let (entry, zygote) = self.usable(&tree, need.pins).await?;
+            let node = begun.elapsed();
+            let forking = Instant::now();
+            let cell = self.parts.sandboxes.cell(Order {
+                purpose: Purpose::Leaf,
+                namespace: Some(&tree.namespace),
+                network: need.network,
+                limits: need.limits,
+                permit: permit.take(),
+                writable: self.parts.writable_root.then_some(&[]),
+            })?;
+            let confinement = self.parts.sandboxes.confinement(&cell, Purpose::Leaf);
+            let spent = Spent { node, cgroup: cell.cgroup_time };
+            let mut leaf = match self.fork(&zygote, cell).await {
+                Ok(started) => Leaf::new(started, Some(zygote), forking),
+                Err(error) if error.lost_node() => {
+                    self.lost(&entry, &zygote, &error);
+                    permit = self.parts.sandboxes.place();
+                    last = Some(error);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let message = Specialize {
+                targets: vec!["packages".to_owned(), "handler".to_owned()],
+                confinement: Some(confinement),
+                handler: handler(&need.env, need.pins, need.function, need.file),
+            };
+            let mounts = [view.open()?, open_sealed(need.code)?];
+            leaf.specialize(&message, &mounts).await?;
+            leaf.sandbox_mut().keep(view);
+            self.refill(&tree);
+            return Ok((leaf, spent));
+        }
+        Err(last.unwrap_or(ZygoteError::Died { node: 0 }))
+    }
+
+    /// In a task of its own: a fork must not be given up halfway.
+    async fn fork(
+        self: &Arc<Self>,
+        zygote: &Arc<Zygote>,
+        cell: crate::sandbox::Cell,
+    ) -> Result<crate::sandbox::Started, ZygoteError> {
+        let (zygote, sandboxes) = (Arc::clone(zygote), Arc::clone(&self.parts.sandboxes));
+        let node = zygote.id;
+        let forking = tokio::spawn(async move { zygote.fork(&sandboxes, cell).await });
+        forking.await.unwrap_or(Err(ZygoteError::Died { node }))
+    }
+
+    async fn fresh(&self, need: Need<'_>) -> Result<(Leaf, Spent), ZygoteError> {
+        let view = self.view(need.pins)?;
+        let begun = Instant::now();
+        let sandboxes = &self.parts.sandboxes;
+        let mut cell = sandboxes.cell(Order {
+            purpose: Purpose::Leaf,
+            namespace: None,
+            network: need.network,
+            limits: need.limits,
+            permit: Some(need.permit),
+            writable: self.parts.writable_root.then_some(&[]),
+        })?;
+        cell.mount("packages", view.open()?);
+        cell.mount("handler", open_sealed(need.code)?);
+        let spent = Spent { node: Duration::ZERO, cgroup: cell.cgroup_time };
+        let program = Program {
+            pid1: Pid1::Program,
+            role: Role::Confined(sandboxes.confinement(&cell, Purpose::Leaf)),
+            argv: node::interpreter(&self.parts.python, BOOT_LEAF),
+            env: &[("LANG".to_owned(), "C.UTF-8".to_owned())],
+        };
+        let mut leaf = Leaf::new(sandboxes.spawn(cell, program, None).await?, None, begun);
+        let message = Specialize {
+            targets: Vec::new(),
+            confinement: None,
+            handler: handler(&need.env, need.pins, need.function, need.file),
+        };
+        leaf.specialize(&message, &[]).await?;
+        leaf.sandbox_mut().keep(view);
+        Ok((leaf, spent))
+    }
+
+    /// The best node that stands, grown if need be; at worst the root.
+    async fn usable(
+        self: &Arc<Self>,
+        tree: &Arc<Tree>,
+        pins: &Pins,
+    ) -> Result<(Arc<Entry>, Arc<Zygote>), ZygoteError> {
+        loop {
+            let entry = self.plan(tree, pins);
+            match self.standing(tree, &entry).await {
+                Ok(zygote) => return Ok((entry, zygote)),
+                // Marked unfit, so that the next round finds another; the root has none above it.
+                Err(error) if entry.parent.is_none() => return Err(error),
+                // The parent is grown again, or passed over, in the next round.
+                Err(ZygoteError::LostParent { .. }) => {}
+                Err(error) => {
+                    tracing::warn!(node = entry.id, %error, "a node could not be grown");
+                    entry.state().unfit.get_or_insert_with(|| error.to_string());
+                }
+            }
+        }
+    }
+
+    /// Names the nodes that may serve these pins, and picks one.
+    fn plan(&self, tree: &Tree, pins: &Pins) -> Arc<Entry> {
+        let mut entries = tree.entries();
+        match &self.parts.template {
+            Some(template) => {
+                let root = Arc::clone(&entries[0]);
+                self.instantiate(template, &root, pins, &mut entries);
+            }
+            None => {
+                let chosen = choose(&entries, pins);
+                let known = entries.iter().any(|entry| &entry.closure == pins);
+                if !known && entries.len() < self.parts.max_nodes {
+                    let own = pins.difference(&chosen.closure).cloned().collect();
+                    entries.push(self.entry(Some(chosen), own, pins.clone()));
+                }
+            }
+        }
+        choose(&entries, pins)
+    }
+
+    /// Walks the template along every node whose packages are all pinned.
+    fn instantiate(
+        &self,
+        template: &Template,
+        parent: &Arc<Entry>,
+        pins: &Pins,
+        entries: &mut Vec<Arc<Entry>>,
+    ) {
+        for child in &template.children {
+            let Some(own) = child.matched(pins) else { continue };
+            let closure = self.with_dependencies(&parent.closure, &own, pins);
+            let found = entries.iter().find(|entry| {
+                entry.closure == closure
+                    && entry.own == own
+                    && entry.parent.as_ref().is_some_and(|p| p.id == parent.id)
+            });
+            let node = match found.cloned() {
+                Some(node) => node,
+                None if entries.len() >= self.parts.max_nodes => return,
+                None => {
+                    let node = self.entry(Some(Arc::clone(parent)), own, closure);
+                    entries.push(Arc::clone(&node));
+                    node
+                }
+            };
+            self.instantiate(child, &node, pins, entries);
+        }
+    }
+
+    /// A parent's closure and some packages, with what they depend on as far as it is pinned.
+    fn with_dependencies(&self, base: &Pins, own: &Pins, pins: &Pins) -> Pins {
+        let mut closure = base.clone();
+        let mut open: Vec<Pin> = own.iter().cloned().collect();
+        while let Some(pin) = open.pop() {
+            let names: BTreeSet<String> = self.parts.packages.requires(&pin).into_iter().collect();
+            if closure.insert(pin) {
+                open.extend(pins.iter().filter(|pin| names.contains(pin.name())).cloned());
+            }
+        }
+        closure
+    }
+
+    fn entry(&self, parent: Option<Arc<Entry>>, own: Pins, closure: Pins) -> Arc<Entry> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Entry { id, parent, own, closure, state: Mutex::default(), growing: Default::default() })
+    }
+
+    /// The zygote of an entry, its ancestors grown first.
+    async fn standing(
+        self: &Arc<Self>,
+        tree: &Arc<Tree>,
+        entry: &Arc<Entry>,
+    ) -> Result<Arc<Zygote>, ZygoteError> {
+        let mut above = None;
+        for entry in entry.path() {
+            let standing = self.ensure(tree, &entry, above).await?;
+            above = Some(standing);
+        }
+        above.ok_or(ZygoteError::Died { node: entry.id })
+    }
+
+    async fn ensure(
+        self: &Arc<Self>,
+        tree: &Arc<Tree>,
+        entry: &Arc<Entry>,
+        parent: Option<Arc<Zygote>>,
+    ) -> Result<Arc<Zygote>, ZygoteError> {
+        if let Some(zygote) = entry.zygote() {
+            return Ok(zygote);
+        }
+        let _alone = entry.growing.lock().await;
+        if let Some(zygote) = entry.zygote() {
+            return Ok(zygote);
+        }
+        // A growth goes on if the request that began it is given up.
+        let (forest, tree, grown) = (Arc::clone(self), Arc::clone(tree), Arc::clone(entry));
+        let growing = tokio::spawn(async move { forest.grow(&tree, &grown, parent).await });
+        growing.await.unwrap_or(Err(ZygoteError::Died { node: entry.id }))
+    }
+
+    async fn grow(
+        self: &Arc<Self>,
+        tree: &Tree,
+        entry: &Entry,
+        parent: Option<Arc<Zygote>>,
+    ) -> Result<Arc<Zygote>, ZygoteError> {
+        let parts = &self.parts;
+        let Some(permit) = parts.sandboxes.place() else {
+            let limit = parts.sandboxes.tuning.max_sandboxes;
+            return Err(crate::sandbox::SandboxError::Full { limit }.into());
+        };
+        let mut cell = parts.sandboxes.cell(Order {
+            purpose: Purpose::Zygote,
+            namespace: Some(&tree.namespace),
+            network: tree.network,
+            limits: &parts.limits,
+            permit: Some(permit),
+            writable: None,
+        })?;
+        let begun = Instant::now();
+        let zygote = match parent {
+            None => {
+                let python = &parts.python;
+                Zygote::root(entry.id, &parts.sandboxes, &tree.namespace, cell, python, parts.grow_bound)
+                    .await?
+            }
+            Some(parent) => {
+                let view = self.view(&entry.closure)?;
+                cell.mount("packages", view.open()?);
+                let imports = Imports {
+                    path: paths(&entry.closure),
+                    modules: entry.own.iter().flat_map(|pin| parts.packages.modules(pin)).collect(),
+                    gc_freeze: parts.gc_freeze,
+                };
+                let started = match parent.grow(&parts.sandboxes, cell, imports).await {
+                    Err(error) if error.lost_node() => {
+                        if let Some(above) = &entry.parent {
+                            self.lost(above, &parent, &error);
+                        }
+                        return Err(ZygoteError::LostParent { node: entry.id });
+                    }
+                    started => started?,
+                };
+                Zygote::stand(entry.id, started, Some(parent), parts.grow_bound).await?
+            }
+        };
+        self.stood(entry, zygote, begun.elapsed())
+    }
+
+    fn stood(&self, entry: &Entry, zygote: Zygote, took: Duration) -> Result<Arc<Zygote>, ZygoteError> {
+        let ready = &zygote.ready;
+        tracing::info!(
+            node = entry.id,
+            parent = entry.parent.as_ref().map(|parent| parent.id),
+            packages = entry.own.len(),
+            import_ms = ready.import_us / 1000,
+            took_ms = took.as_millis() as u64,
+            "node stands"
+        );
+        for (module, reason) in &ready.failed {
+            tracing::warn!(node = entry.id, module, reason, "a module could not be imported");
+        }
+        let above = entry.parent.as_ref().and_then(|parent| parent.state().import_us).unwrap_or(0);
+        let mut state = entry.state();
+        state.import_us = Some(above + ready.import_us);
+        if ready.threads != 1 {
+            let reason = format!("it has {} threads after its imports", ready.threads);
+            state.unfit = Some(reason.clone());
+            return Err(ZygoteError::Unfit { node: entry.id, reason });
+        }
+        let zygote = Arc::new(zygote);
+        state.zygote = Some(Arc::clone(&zygote));
+        Ok(zygote)
+    }
+
+    /// A zygote died. It is grown again once; then its functions go elsewhere.
+    fn lost(&self, entry: &Entry, zygote: &Arc<Zygote>, error: &ZygoteError) {
+        tracing::warn!(node = entry.id, %error, "a node is lost");
+        let mut state = entry.state();
+        if !state.zygote.as_ref().is_some_and(|known| Arc::ptr_eq(known, zygote)) {
+            return;
+        }
+        state.zygote = None;
+        state.deaths += 1;
+        // The root is what all else depends on: it is always grown again.
+        if state.deaths > 1 && entry.parent.is_some() {
+            state.unfit = Some(format!("it died {} times; the last: {error}", state.deaths));
+        }
+    }
+
+    async fn tree(&self, network: Network) -> Result<Arc<Tree>, ZygoteError> {
+        let mut trees = self.trees.lock().await;
+        if let Some(tree) = trees.get(&network) {
+            return Ok(Arc::clone(tree));
+        }
+        let namespace = self.parts.sandboxes.user_namespace(trees.len(), self.parts.leaf_limits)?;
+        let root = self.entry(None, Pins::new(), Pins::new());
+        let tree = Arc::new(Tree { network, namespace, entries: Mutex::new(vec![root]) });
+        trees.insert(network, Arc::clone(&tree));
+        Ok(tree)
+    }
+
+    /// Makes control groups for the next starts, away from this one's path.
+    fn refill(&self, tree: &Arc<Tree>) {
+        if tree.namespace.lacks() {
+            let namespace = Arc::clone(&tree.namespace);
+            tokio::task::spawn_blocking(move || namespace.refill());
+        }
+    }
+
+    /// The mounts of a set of packages, shared by all who need the same.
+    fn view(&self, pins: &Pins) -> Result<Arc<View>, ZygoteError> {
+        let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(view) = views.get(pins).and_then(Weak::upgrade) {
+            return Ok(view);
+        }
+        views.retain(|_, view| view.strong_count() > 0);
+        let entries: Vec<_> =
+            pins.iter().map(|pin| (self.parts.packages.directory(pin), pin.to_string())).collect();
+        let view = View::new(&self.parts.sandboxes.base, &entries)?;
+        views.insert(pins.clone(), Arc::downgrade(&view));
+        Ok(view)
+    }
+
+    /// Grows the roots of a network ahead of its first request.
+    ///
+    /// # Errors
+    /// The root could not be grown: no function could either.
+    pub async fn plant(self: &Arc<Self>, network: Network) -> Result<(), ZygoteError> {
+        if self.parts.enabled {
+            let tree = self.tree(network).await?;
+            let root = Arc::clone(&tree.entries()[0]);
+            self.standing(&tree, &root).await?;
+            let namespace = Arc::clone(&tree.namespace);
+            let _ = tokio::task::spawn_blocking(move || namespace.refill()).await;
+        }
+        Ok(())
+    }
+
+    /// Lets every zygote go.
+    pub async fn fell(&self) {
+        for tree in self.trees.lock().await.values() {
+            for entry in tree.entries().iter() {
+                entry.state().zygote = None;
+            }
+        }
+    }
+
+    /// The trees as text, a node a line.
+    pub async fn picture(&self) -> String {
+        let mut text = String::new();
+        for tree in self.trees.lock().await.values() {
+            text.push_str(&format!("tree (network {:?})\n", tree.network));
+            let entries = tree.entries().clone();
+            draw(&mut text, &entries, None, 1);
+        }
+        text
+    }
+}
+
+impl Tree {
+    fn entries(&self) -> MutexGuard<'_, Vec<Arc<Entry>>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn zygote(&self) -> Option<Arc<Zygote>> {
+        self.state().zygote.clone()
+    }
+
+    /// The root first, this entry last.
+    fn path(self: &Arc<Self>) -> Vec<Arc<Entry>> {
+        let mut path = vec![Arc::clone(self)];
+        while let Some(parent) = path.last().and_then(|entry| entry.parent.clone()) {
+            path.push(parent);
+        }
+        path.reverse();
+        path
+    }
+}
+
+/// What a fresh leaf's interpreter runs.
+const BOOT_LEAF: &str = "import sys; sys.path.append('/hosier'); import hosier_leaf as l; l.fresh()";
+
+fn choose(entries: &[Arc<Entry>], pins: &Pins) -> Arc<Entry> {
+    let states: Vec<_> = entries
+        .iter()
+        .map(|entry| {
+            let state = entry.state();
+            (state.import_us, state.unfit.is_some() && entry.parent.is_some())
+        })
+        .collect();
+    let candidates = entries.iter().zip(&states).map(|(entry, &(import_us, unfit))| Candidate {
+        id: entry.id,
+        closure: &entry.closure,
+        import_us,
+        unfit,
+    });
+    let chosen = best(candidates, pins);
+    let found = entries.iter().find(|entry| Some(entry.id) == chosen);
+    // The root asks for nothing and so fits everything.
+    Arc::clone(found.unwrap_or(&entries[0]))
+}
+
+fn paths(pins: &Pins) -> Vec<String> {
+    pins.iter().map(|pin| format!("/packages/{pin}/files")).collect()
+}
+
+fn handler(env: &[(String, String)], pins: &Pins, function: &str, file: &str) -> Handler {
+    Handler { function: function.to_owned(), file: file.to_owned(), path: paths(pins), env: env.to_vec() }
+}
+
+fn draw(text: &mut String, entries: &[Arc<Entry>], parent: Option<u64>, depth: usize) {
+    for entry in entries.iter().filter(|entry| entry.parent.as_ref().map(|p| p.id) == parent) {
+        let state = entry.state();
+        let packages: Vec<_> = entry.own.iter().map(Pin::to_string).collect();
+        text.push_str(&format!("{}zygote {}", "  ".repeat(depth), entry.id));
+        text.push_str(&format!(" [{}]", packages.join(" ")));
+        match (&state.zygote, &state.unfit) {
+            (_, Some(reason)) => text.push_str(&format!(" unfit: {reason}")),
+            (None, None) => text.push_str(" dormant"),
+            (Some(zygote), None) => text.push_str(&format!(
+                " forks={} mem={} KiB imports={} ms",
+                zygote.forks.load(Ordering::Relaxed),
+                zygote.memory() / 1024,
+                state.import_us.unwrap_or(0) / 1000,
+            )),
+        }
+        if let Some(zygote) = &state.zygote {
+            for (module, reason) in &zygote.ready.failed {
+                text.push_str(&format!("\n{}  {module} failed: {reason}", "  ".repeat(depth)));
+            }
+        }
+        text.push('\n');
+        drop(state);
+        draw(text, entries, Some(entry.id), depth + 1);
+    }
+}

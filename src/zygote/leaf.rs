@@ -1,0 +1,175 @@
+//! A started sandbox that answers requests, one at a time. Runs in the worker.
+//!
+//! ```text
+//! started ──▶ Specialize ──▶ ( Invoke ──▶ Answer )*
+//!     └─ Born, with the kernel's word for who sent it, before the first answer
+//! ```
+//!
+//! Specialize and the first request go out before Born came back: nothing waits
+//! for a round trip. Whatever is not the expected frame ends the sandbox.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use hosier_zygote::wire::{self, Failure, Header, Kind, Response, Specialize};
+
+use super::node::Zygote;
+use crate::sandbox::{Channel, Sandbox, SandboxError, Started};
+
+/// A leaf of one function.
+#[derive(Debug)]
+pub struct Leaf {
+    // Dropped before the zygote whose stub it lives under.
+    sandbox: Sandbox,
+    channel: Channel,
+    log: Option<OwnedFd>,
+    born: Option<Instant>,
+    begun: Instant,
+    next: u64,
+    zygote: Option<Arc<Zygote>>,
+}
+
+/// One answer, and when its leaf was born.
+#[derive(Debug)]
+pub struct Reply {
+    pub response: Response,
+    pub body: Bytes,
+}
+
+impl Leaf {
+    pub(super) fn new(started: Started, zygote: Option<Arc<Zygote>>, begun: Instant) -> Self {
+        let Started { sandbox, channel, log, .. } = started;
+        Self { sandbox, channel, log: Some(log), born: None, begun, next: 1, zygote }
+    }
+
+    pub fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
+    }
+
+    pub fn sandbox_mut(&mut self) -> &mut Sandbox {
+        &mut self.sandbox
+    }
+
+    /// The node it was forked from; `None` for a fresh one.
+    pub fn node(&self) -> Option<u64> {
+        self.zygote.as_ref().map(|zygote| zygote.id)
+    }
+
+    /// Where its output comes out, once.
+    pub fn take_log(&mut self) -> Option<OwnedFd> {
+        self.log.take()
+    }
+
+    /// When its start was asked for and when it stood behind its walls.
+    pub fn birth(&self) -> (Instant, Option<Instant>) {
+        (self.begun, self.born)
+    }
+
+    /// Makes it a leaf of one function. `fds` are the mounts for `targets`.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub(super) async fn specialize(&self, message: &Specialize, fds: &[OwnedFd]) -> Result<(), SandboxError> {
+        let head = wire::encode(message);
+        let header = Header { kind: Kind::Specialize, head: head.len() as u32, body: 0, id: 0 };
+        let mut frame = header.encode().to_vec();
+        frame.extend_from_slice(&head);
+        let fds: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        self.channel.send(&frame, &fds).await.map_err(ended)
+    }
+
+    /// Sends one request and waits for its answer. Not to be used again after an
+    /// error or if the future was dropped.
+    ///
+    /// # Errors
+    /// It ended, or broke the protocol.
+    pub async fn call(&mut self, request: &wire::Request, body: &[u8]) -> Result<Reply, SandboxError> {
+        let head = wire::encode(request);
+        if head.len() > wire::MAX_HEAD || body.len() > wire::MAX_BODY {
+            return Err(SandboxError::Protocol("a request beyond the wire's bounds"));
+        }
+        let id = self.next;
+        self.next += 1;
+        let header = Header { kind: Kind::Invoke, head: head.len() as u32, body: body.len() as u32, id };
+        let mut frame = Vec::with_capacity(Header::SIZE + head.len());
+        frame.extend_from_slice(&header.encode());
+        frame.extend_from_slice(&head);
+        self.channel.write_all(&frame).await.map_err(ended)?;
+        self.channel.write_all(body).await.map_err(ended)?;
+        if self.born.is_none() {
+            self.await_birth().await?;
+        }
+        let answer = self.read_header().await?;
+        if answer.kind == Kind::Failed {
+            return Err(self.failure(answer).await?.into());
+        }
+        if answer.kind != Kind::Answer || answer.id != id {
+            return Err(SandboxError::Protocol("an answer to no request"));
+        }
+        let head = self.read_bytes(answer.head as usize).await?;
+        let body = self.read_bytes(answer.body as usize).await?;
+        let response = wire::decode(&head).map_err(|_| SandboxError::Protocol("a malformed answer"))?;
+        Ok(Reply { response, body: body.into() })
+    }
+
+    /// Resolves when it says something unasked, or is gone: either ends it.
+    pub async fn unasked(&self) {
+        let _ = self.channel.readable().await;
+    }
+
+    /// Waits for the first frame, which the kernel signs with its sender.
+    async fn await_birth(&mut self) -> Result<(), SandboxError> {
+        let mut bytes = [0; Header::SIZE];
+        let received = self.channel.receive(&mut bytes).await.map_err(ended)?;
+        if received.len == 0 {
+            return Err(SandboxError::Ended);
+        }
+        if received.len != Header::SIZE || received.truncated || !received.fds.is_empty() {
+            return Err(SandboxError::Protocol("a malformed first frame"));
+        }
+        let header = Header::decode(&bytes)?;
+        match header.kind {
+            Kind::Failed => Err(self.failure(header).await?.into()),
+            Kind::Born if received.pid.is_some() && received.pid == pid_of(&self.sandbox.pidfd()) => {
+                self.born = Some(Instant::now());
+                Ok(())
+            }
+            Kind::Born => Err(SandboxError::Protocol("a first frame of another process")),
+            _ => Err(SandboxError::Protocol("no first frame")),
+        }
+    }
+
+    async fn failure(&self, header: Header) -> Result<Failure, SandboxError> {
+        if header.head > 64 {
+            return Err(SandboxError::Protocol("a malformed failure"));
+        }
+        let head = self.read_bytes(header.head as usize).await?;
+        wire::decode(&head).map_err(|_| SandboxError::Protocol("a malformed failure"))
+    }
+
+    async fn read_header(&self) -> Result<Header, SandboxError> {
+        let mut bytes = [0; Header::SIZE];
+        self.channel.read_exact(&mut bytes).await.map_err(ended)?;
+        Ok(Header::decode(&bytes)?)
+    }
+
+    async fn read_bytes(&self, len: usize) -> Result<Vec<u8>, SandboxError> {
+        let mut bytes = vec![0; len];
+        self.channel.read_exact(&mut bytes).await.map_err(ended)?;
+        Ok(bytes)
+    }
+}
+
+fn ended(_: io::Error) -> SandboxError {
+    SandboxError::Ended
+}
+
+/// The process behind a pidfd, as this process numbers it.
+fn pid_of(pidfd: &OwnedFd) -> Option<i32> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd());
+    let info = std::fs::read_to_string(path).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
+}

@@ -1,0 +1,214 @@
+//! One zygote process, as the worker knows it. Runs in the worker.
+//!
+//! ```text
+//!   start (root) ─┐                       fork ──▶ a leaf
+//!                 ├──▶ imports ──▶ Ready ─┤
+//!   parent.grow ──┘                       grow ──▶ a child zygote
+//! ```
+//!
+//! It does one thing at a time. Who uses a zygote holds it by `Arc`: its pid 1
+//! is the stub that its leaves live under, so the last leaf must be gone before
+//! the sandbox is dropped, even if the interpreter died long ago.
+
+use std::os::fd::{OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hosier_zygote::birth::{Pid1, Role};
+use hosier_zygote::wire::{self, FromZygote, Imports, Ready, ToZygote};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+
+use super::ZygoteError;
+use crate::sandbox::{Cell, Channel, Program, Sandbox, Sandboxes, Started, UserNamespace};
+
+/// Longest wait for one fork.
+const FORK_BOUND_S: u64 = 10;
+/// Bytes of a zygote's output that are logged, at most.
+const LOG_LIMIT: usize = 64 * 1024;
+
+/// A zygote that stands.
+#[derive(Debug)]
+pub struct Zygote {
+    pub id: u64,
+    pub ready: Ready,
+    /// Children made so far.
+    pub forks: AtomicU64,
+    channel: tokio::sync::Mutex<Channel>,
+    sandbox: Sandbox,
+    /// Killing a parent's stub kills its descendants: it must outlive them.
+    _parent: Option<Arc<Zygote>>,
+}
+
+/// What a root zygote's interpreter runs. `/hosier` comes last on the path, and
+/// `__main__` stays clean for handlers.
+pub(super) const BOOT: &str = "import sys; sys.path.append('/hosier'); import hosier_zygote as z; z.main()";
+
+impl Zygote {
+    /// Starts a root zygote.
+    ///
+    /// # Errors
+    /// It could not be started, or did not become ready in time.
+    pub async fn root(
+        id: u64,
+        sandboxes: &Sandboxes,
+        namespace: &UserNamespace,
+        cell: Cell,
+        python: &str,
+        bound: Duration,
+    ) -> Result<Self, ZygoteError> {
+        let program = Program {
+            pid1: Pid1::LingeringStub,
+            role: Role::Zygote { filter: sandboxes.zygote_filter() },
+            argv: interpreter(python, BOOT),
+            env: &environment(),
+        };
+        let started = sandboxes.spawn(cell, program, Some(namespace)).await?;
+        Self::stand(id, started, None, bound).await
+    }
+
+    /// Forks a child zygote into `cell`, which then has to [`Self::stand`].
+    ///
+    /// # Errors
+    /// This zygote is lost, or refused.
+    pub async fn grow(
+        &self,
+        sandboxes: &Sandboxes,
+        cell: Cell,
+        imports: Imports,
+    ) -> Result<Started, ZygoteError> {
+        let walls = cell.walls.clone();
+        self.ask(&ToZygote::Grow { walls, imports }, sandboxes, cell).await
+    }
+
+    /// Forks a leaf into `cell`. Not to be cancelled: an answer that nobody
+    /// reads would be taken for the next one's.
+    ///
+    /// # Errors
+    /// This zygote is lost, or refused.
+    pub async fn fork(&self, sandboxes: &Sandboxes, cell: Cell) -> Result<Started, ZygoteError> {
+        let walls = cell.walls.clone();
+        self.ask(&ToZygote::Fork { walls }, sandboxes, cell).await
+    }
+
+    /// Bytes that it and its stub have charged.
+    pub fn memory(&self) -> u64 {
+        self.sandbox.usage().map_or(0, |usage| usage.mem_bytes)
+    }
+
+    /// The directories of its control group.
+    pub fn cgroup_paths(&self) -> Vec<std::path::PathBuf> {
+        self.sandbox.cgroup_paths()
+    }
+
+    async fn ask(
+        &self,
+        message: &ToZygote,
+        sandboxes: &Sandboxes,
+        cell: Cell,
+    ) -> Result<Started, ZygoteError> {
+        let channel = self.channel.lock().await;
+        let fds = cell.fds()?;
+        let message = wire::encode(message);
+        let asked = self.exchange(&channel, &message, &fds);
+        let bound = Duration::from_secs(FORK_BOUND_S);
+        let answer = tokio::time::timeout(bound, asked).await;
+        let pidfd = answer.unwrap_or(Err(ZygoteError::TimedOut { node: self.id, bound_s: FORK_BOUND_S }))?;
+        self.forks.fetch_add(1, Ordering::Relaxed);
+        Ok(sandboxes.started(cell, pidfd)?)
+    }
+
+    async fn exchange(
+        &self,
+        channel: &Channel,
+        message: &[u8],
+        fds: &[RawFd],
+    ) -> Result<OwnedFd, ZygoteError> {
+        let died = |_| ZygoteError::Died { node: self.id };
+        channel.send(message, fds).await.map_err(died)?;
+        let (answer, mut fds) = hear(channel, self.id).await?;
+        match answer {
+            FromZygote::Forked if fds.len() == 1 => Ok(fds.remove(0)),
+            FromZygote::Failed(failure) => Err(ZygoteError::Refused { node: self.id, failure }),
+            _ => Err(ZygoteError::Protocol { node: self.id }),
+        }
+    }
+
+    /// Waits for a new zygote's first word, which comes after its imports.
+    ///
+    /// # Errors
+    /// It died, or did not become ready in time.
+    pub async fn stand(
+        id: u64,
+        started: Started,
+        parent: Option<Arc<Zygote>>,
+        bound: Duration,
+    ) -> Result<Self, ZygoteError> {
+        let Started { sandbox, channel, log, .. } = started;
+        tokio::spawn(relay(id, log));
+        let heard = tokio::time::timeout(bound, hear(&channel, id)).await;
+        let ready = match heard {
+            Err(_) => return Err(ZygoteError::TimedOut { node: id, bound_s: bound.as_secs() }),
+            Ok(Err(ZygoteError::Died { node })) if sandbox.oom_kills() > 0 => {
+                let reason = "its imports need more memory than zygote.mem_mb".to_owned();
+                return Err(ZygoteError::Unfit { node, reason });
+            }
+            Ok(answer) => match answer?.0 {
+                FromZygote::Ready(ready) => ready,
+                FromZygote::Failed(failure) => return Err(ZygoteError::Refused { node: id, failure }),
+                FromZygote::Forked => return Err(ZygoteError::Protocol { node: id }),
+            },
+        };
+        let channel = tokio::sync::Mutex::new(channel);
+        Ok(Self { id, ready, forks: AtomicU64::new(0), channel, sandbox, _parent: parent })
+    }
+}
+
+async fn hear(channel: &Channel, id: u64) -> Result<(FromZygote, Vec<OwnedFd>), ZygoteError> {
+    let mut buffer = vec![0; wire::MAX_MESSAGE];
+    let received = channel.receive(&mut buffer).await.map_err(|_| ZygoteError::Died { node: id })?;
+    if received.len == 0 {
+        return Err(ZygoteError::Died { node: id });
+    }
+    // More descriptors than asked for, or half a message: the node is not what it was.
+    if received.truncated || received.fds.len() > 1 {
+        return Err(ZygoteError::Protocol { node: id });
+    }
+    let message = wire::decode(&buffer[..received.len]).map_err(|_| ZygoteError::Protocol { node: id })?;
+    Ok((message, received.fds))
+}
+
+/// Passes what a zygote prints on to the worker's log, up to a bound; then throws it away.
+async fn relay(node: u64, log: OwnedFd) {
+    let Ok(mut log) = pipe::Receiver::from_owned_fd(log) else { return };
+    let (mut buffer, mut left) = ([0; 4096], LOG_LIMIT);
+    while let Ok(count @ 1..) = log.read(&mut buffer).await {
+        if left > 0 {
+            left = left.saturating_sub(count);
+            let text = String::from_utf8_lossy(&buffer[..count]);
+            tracing::info!(node, text = text.trim_end(), "zygote output");
+        }
+    }
+}
+
+/// An isolated interpreter without `site`: no host package, no environment variable, no `.pth` reaches it.
+pub(super) fn interpreter(python: &str, boot: &str) -> Vec<String> {
+    [python, "-I", "-S", "-B", "-c", boot].map(str::to_owned).to_vec()
+}
+
+/// A zygote's whole environment. One thread a library: a second one would make
+/// the node unfit to fork.
+pub(super) fn environment() -> Vec<(String, String)> {
+    [
+        ("PATH", "/usr/local/bin:/usr/bin:/bin"),
+        ("HOME", "/tmp"),
+        ("LANG", "C.UTF-8"),
+        ("OPENBLAS_NUM_THREADS", "1"),
+        ("OMP_NUM_THREADS", "1"),
+        ("MKL_NUM_THREADS", "1"),
+        ("JE_ARROW_MALLOC_CONF", "background_thread:false"),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .to_vec()
+}
