@@ -1,0 +1,143 @@
+//! A client's connection with deadlines where hyper has none: for the client to
+//! take an answer, and for a good end.
+//!
+//! ```text
+//! write blocked ──> answer clock starts ──> flushed: it stops
+//!                          └─ body_timeout: error, the connection is cut
+//! end ──> FIN ──> body left unread? ──> read and discard until the client's FIN
+//! ```
+//!
+//! The clock runs until all of an answer is in the kernel's hands, so a client
+//! that takes a byte now and then cannot hold it open. And a client that still
+//! sends when we close would get a reset, which throws away an answer it has not
+//! read yet (the 413 that told it to stop): so we listen for a while.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep};
+
+/// How long a client may be silent while we wait for the end of what it sends.
+const QUIET_LIMIT: Duration = Duration::from_secs(2);
+
+/// Whether a client may still be sending a body that nobody will read.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Unread(Arc<AtomicBool>);
+
+impl Unread {
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How far the end of a connection has come.
+enum Parting {
+    Open,
+    /// Our side is closed; theirs is read until it ends or a clock does.
+    Listening {
+        deadline: Pin<Box<Sleep>>,
+        quiet: Pin<Box<Sleep>>,
+    },
+}
+
+/// A stream with the deadlines above.
+pub(super) struct Socket<S> {
+    stream: S,
+    body_timeout: Duration,
+    unread: Unread,
+    answer_clock: Option<Pin<Box<Sleep>>>,
+    parting: Parting,
+}
+
+impl<S> Socket<S> {
+    pub(super) fn new(stream: S, body_timeout: Duration, unread: Unread) -> Self {
+        Self { stream, body_timeout, unread, answer_clock: None, parting: Parting::Open }
+    }
+
+    /// What a blocked write comes to: more waiting, or the end.
+    fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let limit = self.body_timeout;
+        let clock = self.answer_clock.get_or_insert_with(|| Box::pin(sleep(limit)));
+        ready!(clock.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.stream).poll_write(cx, buf) {
+            Poll::Pending => this.poll_blocked(cx),
+            done => done,
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.stream).poll_write_vectored(cx, bufs) {
+            Poll::Pending => this.poll_blocked(cx),
+            done => done,
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// hyper comes here once all it had is written.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.answer_clock = None;
+        Pin::new(&mut this.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            match &mut this.parting {
+                Parting::Open => {
+                    ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+                    if !this.unread.get() {
+                        return Poll::Ready(Ok(()));
+                    }
+                    let deadline = Box::pin(sleep(this.body_timeout));
+                    this.parting = Parting::Listening { deadline, quiet: Box::pin(sleep(QUIET_LIMIT)) };
+                }
+                Parting::Listening { deadline, quiet } => {
+                    if deadline.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(Ok(()));
+                    }
+                    let mut space = [0; 16 * 1024];
+                    let mut buf = ReadBuf::new(&mut space);
+                    match Pin::new(&mut this.stream).poll_read(cx, &mut buf) {
+                        Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                            quiet.as_mut().reset(Instant::now() + QUIET_LIMIT);
+                        }
+                        // Its FIN, or its reset: either way it has ended.
+                        Poll::Ready(_) => return Poll::Ready(Ok(())),
+                        Poll::Pending => return quiet.as_mut().poll(cx).map(Ok),
+                    }
+                }
+            }
+        }
+    }
+}
