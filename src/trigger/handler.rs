@@ -28,7 +28,7 @@ use super::HttpSettings;
 use super::answer;
 use super::body::Upload;
 use super::route::{Door, Route, route};
-use super::socket::Unread;
+use super::socket::Progress;
 use super::status::Refusal;
 use crate::lambda::{Engine, FunctionName, Invocation, InvokeError};
 use crate::stats::Stats;
@@ -47,16 +47,18 @@ pub(super) async fn respond<E: Engine>(
     desk: &Desk<E>,
     door: Door,
     request: Request<Incoming>,
-    unread: &Unread,
+    progress: &Progress,
 ) -> Response<Full<Bytes>> {
     let (head, incoming) = request.into_parts();
     let mut upload = Upload::new(incoming);
+    progress.call_begins();
     let reply = caught(reply(desk, door, &head, &mut upload)).await;
     let mut response = reply.unwrap_or_else(Refusal::into_response);
     if upload.is_left_unread() {
-        unread.set();
+        progress.body_is_left();
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    progress.call_ends();
     response
 }
 

@@ -19,8 +19,8 @@
 //! | open connections (more of them wait in the kernel's queue) | `max_connections` |
 //! | the end of requests in flight, when stopping | `stop_timeout` |
 //!
-//! A client that closes its side, half or whole, is gone: its invocation is
-//! dropped, and the engine learns of it by that. Cron and queues come later,
+//! A client that closed its side gets what is ready within a second; then it
+//! counts as gone, its invocation is dropped, and the engine learns of it by that. Cron and queues come later,
 //! as further sources of an `Invocation` beside HTTP.
 
 use std::time::Duration;

@@ -29,7 +29,7 @@ use tokio::time::{sleep, timeout};
 
 use super::handler::{Desk, respond};
 use super::route::Door;
-use super::socket::{Socket, Unread};
+use super::socket::{Progress, Socket};
 use super::{HttpSettings, OwnSocket};
 use crate::lambda::Engine;
 use crate::stats::Stats;
@@ -162,11 +162,11 @@ async fn drive<S, E>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     E: Engine,
 {
-    let unread = Unread::default();
-    let socket = Socket::new(stream, desk.settings.body_timeout, unread.clone());
+    let progress = Progress::default();
+    let socket = Socket::new(stream, desk.settings.body_timeout, progress.clone());
     let service = service_fn(|request| {
-        let (desk, unread) = (desk.clone(), unread.clone());
-        async move { Ok::<_, Infallible>(respond(&desk, door, request, &unread).await) }
+        let (desk, progress) = (desk.clone(), progress.clone());
+        async move { Ok::<_, Infallible>(respond(&desk, door, request, &progress).await) }
     });
     let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service));
     let mut ended = None;

@@ -4,6 +4,7 @@
 //! ```text
 //! write blocked ──> answer clock starts ──> flushed: it stops
 //!                          └─ body_timeout: error, the connection is cut
+//! client's FIN during a call ──> held back for HALF_CLOSE_GRACE, then told to hyper
 //! end ──> FIN ──> body left unread? ──> read and discard until the client's FIN
 //! ```
 //!
@@ -11,11 +12,15 @@
 //! that takes a byte now and then cannot hold it open. And a client that still
 //! sends when we close would get a reset, which throws away an answer it has not
 //! read yet (the 413 that told it to stop): so we listen for a while.
+//!
+//! A FIN does not tell a client that left from one that has only said all it had
+//! to say (`nc -N`). hyper drops the call at once in both cases; holding the FIN
+//! back for a moment lets short answers reach the second kind.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -25,17 +30,49 @@ use tokio::time::{Instant, Sleep, sleep};
 /// How long a client may be silent while we wait for the end of what it sends.
 const QUIET_LIMIT: Duration = Duration::from_secs(2);
 
-/// Whether a client may still be sending a body that nobody will read.
-#[derive(Debug, Default, Clone)]
-pub(super) struct Unread(Arc<AtomicBool>);
+/// How long a call goes on after its client has closed its side.
+const HALF_CLOSE_GRACE: Duration = Duration::from_secs(1);
 
-impl Unread {
-    pub(super) fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+/// What the handler tells the socket below it. Both run in the connection's one
+/// task, so no order between the two fields matters.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Progress(Arc<Told>);
+
+#[derive(Debug, Default)]
+struct Told {
+    call: AtomicU8,
+    unread: AtomicBool,
+}
+
+const IDLE: u8 = 0;
+const CALLING: u8 = 1;
+/// The answer is made, but not yet in the kernel's hands.
+const ANSWERED: u8 = 2;
+
+impl Progress {
+    pub(super) fn call_begins(&self) {
+        self.0.call.store(CALLING, Ordering::Relaxed);
     }
 
-    fn get(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    pub(super) fn call_ends(&self) {
+        self.0.call.store(ANSWERED, Ordering::Relaxed);
+    }
+
+    /// The client may still be sending a body that nobody will read.
+    pub(super) fn body_is_left(&self) {
+        self.0.unread.store(true, Ordering::Relaxed);
+    }
+
+    fn all_is_flushed(&self) {
+        let _ = self.0.call.compare_exchange(ANSWERED, IDLE, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.0.call.load(Ordering::Relaxed) == IDLE
+    }
+
+    fn is_body_left(&self) -> bool {
+        self.0.unread.load(Ordering::Relaxed)
     }
 }
 
@@ -53,14 +90,17 @@ enum Parting {
 pub(super) struct Socket<S> {
     stream: S,
     body_timeout: Duration,
-    unread: Unread,
+    progress: Progress,
     answer_clock: Option<Pin<Box<Sleep>>>,
+    /// Runs from the client's FIN, once that was read.
+    fin_clock: Option<Pin<Box<Sleep>>>,
     parting: Parting,
 }
 
 impl<S> Socket<S> {
-    pub(super) fn new(stream: S, body_timeout: Duration, unread: Unread) -> Self {
-        Self { stream, body_timeout, unread, answer_clock: None, parting: Parting::Open }
+    pub(super) fn new(stream: S, body_timeout: Duration, progress: Progress) -> Self {
+        let parting = Parting::Open;
+        Self { stream, body_timeout, progress, answer_clock: None, fin_clock: None, parting }
     }
 
     /// What a blocked write comes to: more waiting, or the end.
@@ -74,7 +114,19 @@ impl<S> Socket<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+        let this = self.get_mut();
+        if this.fin_clock.is_none() {
+            let (before, room) = (buf.filled().len(), buf.remaining());
+            ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+            if buf.filled().len() > before || room == 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        if this.progress.is_idle() {
+            return Poll::Ready(Ok(()));
+        }
+        let clock = this.fin_clock.get_or_insert_with(|| Box::pin(sleep(HALF_CLOSE_GRACE)));
+        clock.as_mut().poll(cx).map(Ok)
     }
 }
 
@@ -107,6 +159,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.answer_clock = None;
+        this.progress.all_is_flushed();
         Pin::new(&mut this.stream).poll_flush(cx)
     }
 
@@ -116,7 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
             match &mut this.parting {
                 Parting::Open => {
                     ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-                    if !this.unread.get() {
+                    if !this.progress.is_body_left() {
                         return Poll::Ready(Ok(()));
                     }
                     let deadline = Box::pin(sleep(this.body_timeout));

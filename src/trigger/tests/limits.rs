@@ -133,3 +133,29 @@ async fn a_client_that_is_gone_drops_its_call() {
         until(|| worker.engine.dropped.load(Ordering::SeqCst) == gone).await;
     }
 }
+
+#[tokio::test]
+async fn a_client_that_only_closed_its_side_gets_its_answers() {
+    let worker = Worker::start(HttpSettings::default());
+    let mut stream = worker.connect().await;
+    let two = "GET /status HTTP/1.1\r\nHost: h\r\n\r\nGET /run/slow HTTP/1.1\r\nHost: h\r\n\r\n";
+    stream.write_all(two.as_bytes()).await.expect("sent");
+    stream.shutdown().await.expect("half closed");
+    let began = std::time::Instant::now();
+    let answers = read_all(&mut stream).await;
+    assert!(answers.contains("\r\n\r\nready\n") && answers.ends_with("\r\n\r\nslow"), "{answers}");
+    assert!(began.elapsed() < Duration::from_secs(1), "the end is not held back after the answer");
+}
+
+#[tokio::test]
+async fn a_head_or_body_that_ends_early_ends_the_connection() {
+    let worker = Worker::start(HttpSettings::default());
+    for part in ["GET /sta", "POST /run/echo HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc"] {
+        let mut stream = worker.connect().await;
+        stream.write_all(part.as_bytes()).await.expect("sent");
+        stream.shutdown().await.expect("half closed");
+        let answer = read_all(&mut stream).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    }
+    assert_eq!(worker.engine.started.load(Ordering::SeqCst), 0);
+}
