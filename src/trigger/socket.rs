@@ -63,8 +63,9 @@ impl Progress {
         self.0.unread.store(true, Ordering::Relaxed);
     }
 
-    fn all_is_flushed(&self) {
-        let _ = self.0.call.compare_exchange(ANSWERED, IDLE, Ordering::Relaxed, Ordering::Relaxed);
+    /// Whether that ended a call.
+    fn all_is_flushed(&self) -> bool {
+        self.0.call.compare_exchange(ANSWERED, IDLE, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     fn is_idle(&self) -> bool {
@@ -159,7 +160,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.answer_clock = None;
-        this.progress.all_is_flushed();
+        if this.progress.all_is_flushed() && this.fin_clock.is_some() {
+            // hyper waits for this socket to be readable, which only the clock would
+            // make it: it may learn of the FIN now.
+            cx.waker().wake_by_ref();
+        }
         Pin::new(&mut this.stream).poll_flush(cx)
     }
 

@@ -68,9 +68,11 @@ async fn a_stop_lets_calls_in_flight_end_and_closes_the_rest() {
     busy.write_all(b"GET /run/slow HTTP/1.1\r\nHost: h\r\n\r\n").await.expect("sent");
     worker.until_started(1).await;
     worker.stop.send(()).expect("it listens");
+    let began = std::time::Instant::now();
     assert_eq!(read_all(&mut idle).await, "");
     assert!(read_all(&mut busy).await.ends_with("\r\n\r\nslow"));
     timeout(PATIENCE, worker.served).await.expect("in time").expect("no panic");
+    assert!(began.elapsed() < HttpSettings::default().stop_timeout, "nothing had to be cut");
     assert!(TcpStream::connect(worker.addr).await.is_err(), "nobody accepts any more");
     assert!(!worker.own.exists());
 }

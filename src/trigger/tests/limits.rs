@@ -104,6 +104,24 @@ async fn a_client_that_reads_too_slowly_is_cut_off() {
 }
 
 #[tokio::test]
+async fn each_answer_has_its_own_time_to_be_taken() {
+    let body_timeout = Duration::from_millis(500);
+    let worker = Worker::start(HttpSettings { body_timeout, ..HttpSettings::default() });
+    let mut stream = worker.connect().await;
+    for _ in 0..2 {
+        stream.write_all(b"GET /run/big HTTP/1.1\r\nHost: h\r\n\r\n").await.expect("sent");
+        // Blocked for a while, then taken at once.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.expect("a head"));
+        }
+        stream.read_exact(&mut vec![0; 64 << 20]).await.expect("all of the body");
+        tokio::time::sleep(body_timeout).await;
+    }
+}
+
+#[tokio::test]
 async fn at_the_cap_the_next_client_waits_its_turn() {
     let worker = Worker::start(HttpSettings { max_connections: 2, ..HttpSettings::default() });
     let held = (worker.connect().await, worker.connect().await);
