@@ -14,6 +14,7 @@
 //! [`stats`] are plain data that every floor may read.
 
 #![forbid(unsafe_code)]
+#![warn(clippy::unwrap_used)]
 
 pub mod cli;
 pub mod lambda;

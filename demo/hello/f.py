@@ -1,0 +1,5 @@
+"""Greets whoever the event names."""
+
+
+def f(event):
+    return {"message": f"hello, {event.get('name', 'world')}"}
