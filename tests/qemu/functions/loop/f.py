@@ -1,0 +1,4 @@
+def f(event):
+    while event.get("forever"):
+        pass
+    return {"looped": False}
