@@ -6,4 +6,4 @@ pub mod limits;
 pub mod seccomp;
 
 pub use command::{Bind, Command, Ended, Outcome};
-pub use limits::{Limits, Network};
+pub use limits::{Limits, Network, PartialLimits};
