@@ -1,0 +1,141 @@
+//! One package at one version. Its text becomes a directory's name and an
+//! installer's argument, so it is strict.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A package at an exact version. Shown as `name==version`, its name normalised.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Pin {
+    name: String,
+    version: String,
+}
+
+/// What a function asks for: its own packages and theirs.
+pub type Pins = BTreeSet<Pin>;
+
+/// The text is no pin.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadPin {
+    #[error("{0:?} is not a package name")]
+    Name(String),
+    #[error("{0:?} is not a version")]
+    Version(String),
+    #[error("{0:?} is not of the form name==version")]
+    Form(String),
+}
+
+impl Pin {
+    /// # Errors
+    /// The name is none of Python's packaging rules, or the version is none of PEP 440.
+    pub fn new(name: &str, version: &str) -> Result<Self, BadPin> {
+        let name = normalize(name).ok_or_else(|| BadPin::Name(name.to_owned()))?;
+        let version = version_text(version).ok_or_else(|| BadPin::Version(version.to_owned()))?;
+        Ok(Self { name, version })
+    }
+
+    /// The normalised name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+}
+
+/// A package's name by PEP 503: lower case, runs of `-_.` as one `-`. None if
+/// it is none.
+pub fn normalize(name: &str) -> Option<String> {
+    let ends = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = name.as_bytes();
+    let fits = bytes.len() <= 100
+        && ends(bytes.first())
+        && ends(bytes.last())
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b));
+    if !fits {
+        return None;
+    }
+    let parts: Vec<_> = name.split(['-', '_', '.']).filter(|part| !part.is_empty()).collect();
+    Some(parts.join("-").to_ascii_lowercase())
+}
+
+/// A version in lower case without a leading `v`; None if its characters or
+/// their order cannot be a version's: a digit first, no empty segment.
+fn version_text(version: &str) -> Option<String> {
+    let version = version.to_ascii_lowercase();
+    let version = version.strip_prefix('v').unwrap_or(&version);
+    let segments = version.split(['.', '-', '_', '+', '!']).all(|part| !part.is_empty());
+    let fits = version.len() <= 64
+        && version.starts_with(|c: char| c.is_ascii_digit())
+        && segments
+        && version.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_+!".contains(&b))
+        && version.matches('!').count() <= 1
+        && version.matches('+').count() <= 1;
+    fits.then(|| version.to_owned())
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}=={}", self.name, self.version)
+    }
+}
+
+impl FromStr for Pin {
+    type Err = BadPin;
+
+    fn from_str(text: &str) -> Result<Self, BadPin> {
+        let (name, version) = text.split_once("==").ok_or_else(|| BadPin::Form(text.to_owned()))?;
+        Self::new(name, version)
+    }
+}
+
+impl TryFrom<String> for Pin {
+    type Error = BadPin;
+
+    fn try_from(text: String) -> Result<Self, BadPin> {
+        text.parse()
+    }
+}
+
+impl From<Pin> for String {
+    fn from(pin: Pin) -> Self {
+        pin.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_normalised_and_a_version_lowered() {
+        let pin = Pin::new("Typing_.Extensions", "4.0.0RC1").unwrap();
+        assert_eq!(pin.to_string(), "typing-extensions==4.0.0rc1");
+        assert_eq!(pin.to_string().parse::<Pin>().unwrap(), pin);
+    }
+
+    #[test]
+    fn a_pin_cannot_become_a_path_or_an_option() {
+        for name in ["", ".", "..", "-r", "a/b", "../a", "a\0", "a b", "é", "a-", &"x".repeat(101)] {
+            assert!(Pin::new(name, "1.0").is_err(), "{name:?}");
+        }
+        for version in ["", "=1", "1.*", "1/2", "..", "1..2", "1 0", "a", "1;x", "1.0\n", ">1", "1+", "1!2!3"]
+        {
+            assert!(Pin::new("a", version).is_err(), "{version:?}");
+        }
+        for version in ["1", "1!2.0", "2024.1.1", "1.0.post1", "1.0+cu121", "1.0a1.dev2", "v2.0"] {
+            assert!(Pin::new("a", version).is_ok(), "{version:?}");
+        }
+    }
+
+    #[test]
+    fn a_pin_from_json_is_checked_too() {
+        assert!(serde_json::from_str::<Pin>("\"six==1.16.0\"").is_ok());
+        assert!(serde_json::from_str::<Pin>("\"../six==1\"").is_err());
+    }
+}
