@@ -1,5 +1,6 @@
 //! A program run once in a fresh sandbox: what an installer is.
 
+use std::future::Future;
 use std::path::PathBuf;
 
 use super::{Limits, Network};
@@ -50,4 +51,22 @@ pub struct Outcome {
     pub ended: Ended,
     /// The last 64 KiB of stdout and stderr together.
     pub output: String,
+}
+
+/// The sandbox around a [`Command`] could not be made; says what failed.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct RunError(#[from] Box<dyn std::error::Error + Send + Sync>);
+
+impl RunError {
+    pub fn new(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self(error.into())
+    }
+}
+
+/// Runs commands in fresh sandboxes: the spawner, as the floors above see it.
+pub trait Runner: Send + Sync + 'static {
+    /// Runs `command` to its end. When this returns, or is dropped, no process
+    /// of it is left and its writable binds are the host's again.
+    fn run(&self, command: Command) -> impl Future<Output = Result<Outcome, RunError>> + Send;
 }

@@ -5,5 +5,5 @@ pub mod command;
 pub mod limits;
 pub mod seccomp;
 
-pub use command::{Bind, Command, Ended, Outcome};
+pub use command::{Bind, Command, Ended, Outcome, RunError, Runner};
 pub use limits::{Limits, Network, PartialLimits};
