@@ -4,6 +4,7 @@ pub mod archive;
 pub mod config;
 pub mod invocation;
 pub mod name;
+pub mod packages;
 pub mod registry;
 pub mod requirements;
 pub mod tree;

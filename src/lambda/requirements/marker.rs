@@ -27,7 +27,7 @@ impl PythonVersion {
 const DEPTH_LIMIT: u32 = 16;
 
 /// Whether the marker holds. Err says what of it is not understood.
-pub(super) fn holds(marker: &str, python: PythonVersion) -> Result<bool, String> {
+pub fn holds(marker: &str, python: PythonVersion) -> Result<bool, String> {
     let tokens = tokens(marker)?;
     let mut reader = Reader { tokens: &tokens, python, depth: 0 };
     let value = reader.either()?;

@@ -8,6 +8,7 @@ mod pin;
 use std::path::Path;
 
 pub use marker::PythonVersion;
+pub(super) use marker::holds as marker_holds;
 pub use pin::{BadPin, Pin, Pins, normalize};
 
 /// The file's name in a function's directory.
@@ -127,7 +128,7 @@ fn read_line(line: usize, text: &str, python: PythonVersion) -> Result<Option<Pi
         None => (requirement, None),
     };
     let pin = read_pin(requirement.trim()).map_err(not_pinned)?;
-    match marker.map(|marker| marker::holds(marker.trim(), python)) {
+    match marker.map(|marker| marker_holds(marker.trim(), python)) {
         None | Some(Ok(true)) => Ok(Some(pin)),
         Some(Ok(false)) => Ok(None),
         Some(Err(reason)) => Err(not_pinned(format!("its marker is not understood ({reason})"))),
