@@ -1,19 +1,24 @@
 //! A program run once in a fresh sandbox: what an installer is.
 
+use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::lchown;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hosier_zygote::birth::{Pid1, Role};
 use hosier_zygote::sys::mount;
+use hosier_zygote::sys::process::kill_pidfd;
 use nix::libc;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 use super::error::{About, During};
-use super::{Limits, Network, Order, Program, Purpose, SandboxError, Sandboxes, Started, open_sealed};
+use super::{
+    Limits, MountPoint, Network, Order, Program, Purpose, SandboxError, Sandboxes, Started, open_sealed,
+};
 
 /// A host directory shown inside a sandbox.
 #[derive(Debug, Clone)]
@@ -63,6 +68,30 @@ pub struct Outcome {
     pub output: String,
 }
 
+/// The sandbox around a [`Command`] could not be made; says what failed.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct RunError(#[from] Box<dyn std::error::Error + Send + Sync>);
+
+impl RunError {
+    pub fn new(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self(error.into())
+    }
+}
+
+/// Runs commands in fresh sandboxes: the spawner, as the floors above see it.
+pub trait Runner: Send + Sync + 'static {
+    /// Runs `command` to its end. When this returns, or is dropped, no process
+    /// of it is left and its writable binds are the host's again.
+    fn run(&self, command: Command) -> impl Future<Output = Result<Outcome, RunError>> + Send;
+}
+
+impl Runner for Sandboxes {
+    async fn run(&self, command: Command) -> Result<Outcome, RunError> {
+        self.run_command(&command).await.map_err(RunError::new)
+    }
+}
+
 /// The end of a program's output that is kept, in bytes.
 const OUTPUT_KEPT: usize = 64 * 1024;
 
@@ -71,8 +100,12 @@ impl Sandboxes {
     ///
     /// # Errors
     /// It could not be started. How it ended is no error.
-    pub async fn run(&self, command: &Command) -> Result<Outcome, SandboxError> {
-        let points: Vec<String> = command.binds.iter().map(|bind| bind.target.clone()).collect();
+    pub async fn run_command(&self, command: &Command) -> Result<Outcome, SandboxError> {
+        let points: Vec<_> = command
+            .binds
+            .iter()
+            .map(|bind| MountPoint { path: bind.target.clone(), is_file: bind.source.is_file() })
+            .collect();
         let mut cell = self.cell(Order {
             purpose: Purpose::Command,
             namespace: None,
@@ -81,7 +114,7 @@ impl Sandboxes {
             permit: None,
             writable: Some(&points),
         })?;
-        let _returned = lend(&command.binds, cell.root_id())?;
+        let mut lent = lend(&command.binds, cell.root_id())?;
         for bind in &command.binds {
             let tree = if bind.writable { open_writable(&bind.source)? } else { open_sealed(&bind.source)? };
             cell.mount(bind.target.trim_start_matches('/'), tree);
@@ -89,6 +122,7 @@ impl Sandboxes {
         let role = Role::Confined(self.confinement(&cell, Purpose::Command));
         let program = Program { pid1: Pid1::Stub, role, argv: command.argv.clone(), env: &command.env };
         let started = self.spawn(cell, program, None).await?;
+        lent.to = Some(started.sandbox.pidfd());
         let bound = Duration::from_secs(command.limits.runtime_sec.into());
         Ok(watch(started, bound).await)
     }
@@ -132,13 +166,17 @@ async fn tail(log: OwnedFd) -> Vec<u8> {
     kept
 }
 
-/// Writable directories belong to the sandbox until this is dropped.
-struct Lent(Vec<PathBuf>);
+/// Writable directories belong to the sandbox until this is dropped, which
+/// waits until nobody is left there who could write.
+struct Lent {
+    paths: Vec<PathBuf>,
+    to: Option<Arc<OwnedFd>>,
+}
 
 fn lend(binds: &[Bind], owner: u32) -> Result<Lent, SandboxError> {
-    let mut lent = Lent(Vec::new());
+    let mut lent = Lent { paths: Vec::new(), to: None };
     for bind in binds.iter().filter(|bind| bind.writable) {
-        lent.0.push(bind.source.clone());
+        lent.paths.push(bind.source.clone());
         give(&bind.source, owner).about(&bind.source)?;
     }
     Ok(lent)
@@ -146,7 +184,11 @@ fn lend(binds: &[Bind], owner: u32) -> Result<Lent, SandboxError> {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        for path in &self.0 {
+        if let Some(process) = &self.to {
+            let _ = kill_pidfd(process.as_fd());
+            super::life::gone(process);
+        }
+        for path in &self.paths {
             if let Err(error) = give(path, 0) {
                 tracing::warn!(path = %path.display(), %error, "a directory could not be taken back");
             }

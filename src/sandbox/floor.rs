@@ -30,7 +30,7 @@ use super::ids::{IdRange, Ids, RANGE};
 use super::life::{Estate, Kept};
 use super::seccomp::Filters;
 use super::writable::{Wanted, WritableRoot};
-use super::{Base, Channel, Limits, Network, Sandbox, SandboxError, Spawner, Undertaker};
+use super::{Base, Channel, Limits, MountPoint, Network, Sandbox, SandboxError, Spawner, Undertaker};
 
 /// Open descriptors of a confined process, at most.
 const FILES: u64 = 1024;
@@ -108,8 +108,8 @@ pub struct Order<'a> {
     pub network: Network,
     pub limits: &'a Limits,
     pub permit: Option<OwnedSemaphorePermit>,
-    /// A root to write anywhere, with these mount points made (absolute paths).
-    pub writable: Option<&'a [String]>,
+    /// A root to write anywhere, with these mount points made.
+    pub writable: Option<&'a [MountPoint]>,
 }
 
 /// A process behind its walls.
@@ -285,7 +285,7 @@ impl Sandboxes {
         &self,
         network: Network,
         owner: u32,
-        mount_points: &[String],
+        mount_points: &[MountPoint],
     ) -> Result<WritableRoot, SandboxError> {
         let wanted = Wanted {
             network,

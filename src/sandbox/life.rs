@@ -209,7 +209,7 @@ fn bury(mut remains: Remains) {
 }
 
 /// Waits for a process to be gone; first a while, for a frozen one never ends.
-fn gone(pidfd: &OwnedFd) -> bool {
+pub(super) fn gone(pidfd: &OwnedFd) -> bool {
     let end = Instant::now() + Duration::from_millis(GONE_MS);
     loop {
         let left = end.saturating_duration_since(Instant::now());

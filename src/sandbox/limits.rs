@@ -35,3 +35,39 @@ pub enum Network {
     /// The host's network.
     Host,
 }
+
+/// Limits as a file gives them: a key that is absent or 0 is the default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PartialLimits {
+    pub procs: u32,
+    pub mem_mb: u32,
+    pub cpu_percent: u32,
+    pub swappiness: u32,
+    pub runtime_sec: u32,
+}
+
+impl PartialLimits {
+    /// These where given, `default` elsewhere.
+    pub fn or(self, default: Limits) -> Limits {
+        let pick = |given, default| if given == 0 { default } else { given };
+        Limits {
+            procs: pick(self.procs, default.procs),
+            mem_mb: pick(self.mem_mb, default.mem_mb),
+            cpu_percent: pick(self.cpu_percent, default.cpu_percent),
+            swappiness: pick(self.swappiness, default.swappiness),
+            runtime_sec: pick(self.runtime_sec, default.runtime_sec),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_is_not_given_is_the_default() {
+        let given = PartialLimits { mem_mb: 300, ..PartialLimits::default() };
+        assert_eq!(given.or(Limits::default()), Limits { mem_mb: 300, ..Limits::default() });
+    }
+}

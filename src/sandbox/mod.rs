@@ -29,10 +29,11 @@ mod writable;
 
 pub use base::{Base, RuntimeFile};
 pub use channel::Channel;
-pub use command::{Bind, Command, Ended, Outcome};
+pub use command::{Bind, Command, Ended, Outcome, RunError, Runner};
 pub use error::SandboxError;
 pub use floor::{Cell, Order, Parts, Program, Purpose, Sandboxes, Started, Tuning, UserNamespace};
 pub use life::{Sandbox, Undertaker};
-pub use limits::{Limits, Network};
-pub use spawner::Spawner;
+pub use limits::{Limits, Network, PartialLimits};
+pub use spawner::{Leftovers, Spawner, start as start_spawner};
 pub use view::{View, open_sealed};
+pub use writable::MountPoint;

@@ -30,6 +30,15 @@ pub struct WritableRoot {
     path: PathBuf,
 }
 
+/// A place for a mount, made on a writable root.
+#[derive(Debug, Clone)]
+pub struct MountPoint {
+    /// An absolute path in the sandbox.
+    pub path: String,
+    /// A file is mounted there, not a directory.
+    pub is_file: bool,
+}
+
 /// What a writable root is for.
 pub struct Wanted<'a> {
     pub network: Network,
@@ -37,8 +46,7 @@ pub struct Wanted<'a> {
     pub owner: u32,
     pub size_mib: u32,
     pub inodes: u32,
-    /// Mount points to make, absolute paths.
-    pub mount_points: &'a [String],
+    pub mount_points: &'a [MountPoint],
     /// A user namespace that maps 0 to `owner`.
     pub userns: Option<BorrowedFd<'a>>,
 }
@@ -78,7 +86,7 @@ impl WritableRoot {
             copy_tree(&base.layer("network"), &upper, wanted.owner)?;
         }
         for point in wanted.mount_points {
-            make_dirs(&upper, point, wanted.owner)?;
+            make_point(&upper, point, wanted.owner)?;
         }
         let root = self.path.join("root");
         self.overlay(&base.layer("base"), "upper", "work", wanted.owner, &root)?;
@@ -173,15 +181,20 @@ fn copy_device(source: &Path, target: &Path) -> Result<(), SandboxError> {
     fs::set_permissions(target, metadata.permissions()).about(target)
 }
 
-fn make_dirs(root: &Path, point: &str, owner: u32) -> Result<(), SandboxError> {
+fn make_point(root: &Path, point: &MountPoint, owner: u32) -> Result<(), SandboxError> {
     let mut path = root.to_owned();
-    for part in Path::new(point.trim_start_matches('/')).components() {
+    let mut parts = Path::new(point.path.trim_start_matches('/')).components().peekable();
+    while let Some(part) = parts.next() {
         let std::path::Component::Normal(part) = part else {
-            return Err(SandboxError::Unsupported(format!("{point} is no place for a mount")));
+            return Err(SandboxError::Unsupported(format!("{} is no place for a mount", point.path)));
         };
         path.push(part);
         if !path.exists() {
-            make_dir(&path)?;
+            if point.is_file && parts.peek().is_none() {
+                fs::write(&path, b"").about(&path)?;
+            } else {
+                make_dir(&path)?;
+            }
             chown(&path, Some(owner), Some(owner)).about(&path)?;
         }
     }

@@ -15,7 +15,7 @@
 mod client;
 mod process;
 
-pub use client::{Process, Spawner};
+pub use client::Spawner;
 pub use process::{Leftovers, start};
 
 use hosier_zygote::birth::Birth;

@@ -1,0 +1,135 @@
+//! What the operator set up for package installs on this machine: index,
+//! certificates, proxies. An installer's sandbox has no environment and no
+//! configuration of the host's, so this is all that it gets. Pure.
+
+use std::path::{Path, PathBuf};
+
+use crate::sandbox::Bind;
+
+/// Variables that pass through as they are, in either case.
+const PROXIES: [&str; 4] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"];
+
+/// Where an installer finds the operator's certificates.
+const CERTIFICATES: &str = "/installer/ca.pem";
+
+/// The operator's settings, as an installer takes them.
+#[derive(Debug, Clone, Default)]
+pub struct Operator {
+    pub(super) env: Vec<(String, String)>,
+    pub(super) binds: Vec<Bind>,
+}
+
+impl Operator {
+    /// Reads this process's environment and pip's configuration files.
+    /// `mirror` is the setting `pip_mirror`.
+    pub fn from_host(mirror: Option<&str>) -> Self {
+        let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let home = PathBuf::from(var("HOME").unwrap_or_default());
+        // The last one counts, as in pip.
+        let files =
+            [PathBuf::from("/etc/pip.conf"), home.join(".pip/pip.conf"), home.join(".config/pip/pip.conf")];
+        let named = var("PIP_CONFIG_FILE").map(PathBuf::from);
+        let texts: Vec<_> =
+            files.into_iter().chain(named).filter_map(|path| std::fs::read_to_string(path).ok()).collect();
+        Self::new(mirror, var, &texts.concat(), Path::exists)
+    }
+
+    fn new(
+        mirror: Option<&str>,
+        var: impl Fn(&str) -> Option<String>,
+        pip_conf: &str,
+        exists: impl Fn(&Path) -> bool,
+    ) -> Self {
+        let any = |names: &[&str]| names.iter().find_map(|name| var(name));
+        let conf = |key: &str| pip_setting(pip_conf, key);
+        let mut operator = Self::default();
+        let mut set = |name: &str, value: Option<String>| {
+            operator.env.extend(value.map(|value| (name.to_owned(), value)));
+        };
+        let index = mirror.map(str::to_owned);
+        let index = index.or_else(|| any(&["UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"]));
+        set("UV_DEFAULT_INDEX", index.or_else(|| conf("index-url")));
+        set("UV_INDEX", var("UV_INDEX"));
+        let extra = any(&["UV_EXTRA_INDEX_URL", "PIP_EXTRA_INDEX_URL"]);
+        set("UV_EXTRA_INDEX_URL", extra.or_else(|| conf("extra-index-url")));
+        let insecure = any(&["UV_INSECURE_HOST", "PIP_TRUSTED_HOST"]);
+        set("UV_INSECURE_HOST", insecure.or_else(|| conf("trusted-host")));
+        let timeout = any(&["UV_HTTP_TIMEOUT", "PIP_DEFAULT_TIMEOUT", "PIP_TIMEOUT"]);
+        set("UV_HTTP_TIMEOUT", timeout.or_else(|| conf("timeout")));
+        for proxy in PROXIES {
+            set(proxy, any(&[proxy, &proxy.to_lowercase()]));
+        }
+        let certificates = any(&["SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE"]).or_else(|| conf("cert"));
+        if let Some(file) = certificates.map(PathBuf::from).filter(|file| exists(file)) {
+            set("SSL_CERT_FILE", Some(CERTIFICATES.to_owned()));
+            operator.binds.push(Bind { source: file, target: CERTIFICATES.to_owned(), writable: false });
+        }
+        operator
+    }
+}
+
+/// A key of `[global]` or `[install]` in pip's configuration; the last counts.
+fn pip_setting(text: &str, key: &str) -> Option<String> {
+    let mut section = "";
+    let mut found: Option<String> = None;
+    let mut ours = false;
+    for line in text.lines().filter(|line| !line.trim_start().starts_with(['#', ';'])) {
+        if let Some(name) = line.trim().strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            (section, ours) = (name, false);
+        } else if line.starts_with(char::is_whitespace) {
+            // A value that goes on.
+            if let Some(value) = found.as_mut().filter(|_| ours) {
+                value.push(' ');
+                value.push_str(line.trim());
+            }
+        } else if let Some((name, value)) = line.split_once('=') {
+            ours = matches!(section, "global" | "install") && name.trim().replace('_', "-") == key;
+            if ours {
+                found = Some(value.trim().to_owned());
+            }
+        }
+    }
+    found.map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn operator(mirror: Option<&str>, vars: &[(&str, &str)], conf: &str) -> Vec<(String, String)> {
+        let var =
+            |name: &str| vars.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        let mut env = Operator::new(mirror, var, conf, |_| true).env;
+        env.sort();
+        env
+    }
+
+    fn pair(name: &str, value: &str) -> (String, String) {
+        (name.to_owned(), value.to_owned())
+    }
+
+    #[test]
+    fn the_setting_goes_before_the_environment_and_that_before_pips_file() {
+        let conf = "[global]\nindex-url = http://conf\n";
+        let vars = [("PIP_INDEX_URL", "http://pip"), ("UV_DEFAULT_INDEX", "http://uv")];
+        assert_eq!(operator(Some("http://set"), &vars, conf), [pair("UV_DEFAULT_INDEX", "http://set")]);
+        assert_eq!(operator(None, &vars, conf), [pair("UV_DEFAULT_INDEX", "http://uv")]);
+        assert_eq!(operator(None, &vars[..1], conf), [pair("UV_DEFAULT_INDEX", "http://pip")]);
+        assert_eq!(operator(None, &[], conf), [pair("UV_DEFAULT_INDEX", "http://conf")]);
+    }
+
+    #[test]
+    fn pips_file_is_translated_and_nothing_else_of_the_environment_passes() {
+        let conf = "[list]\nindex-url = no\n[global]\n# x\nextra-index-url =\n    http://a\n    http://b\ncert = /ca\n\
+                    [install]\ntrusted_host = h\n";
+        let env =
+            operator(None, &[("https_proxy", "http://p"), ("AWS_SECRET", "s"), ("HOME", "/root")], conf);
+        let expected = [
+            pair("HTTPS_PROXY", "http://p"),
+            pair("SSL_CERT_FILE", CERTIFICATES),
+            pair("UV_EXTRA_INDEX_URL", "http://a http://b"),
+            pair("UV_INSECURE_HOST", "h"),
+        ];
+        assert_eq!(env, expected);
+    }
+}

@@ -1,0 +1,344 @@
+//! The local registry: a directory with an entry a function, `NAME/` or
+//! `NAME.tar.gz`. Users may edit it while a worker runs; if both forms are
+//! there, the archive counts. Blocking; the worker's or the command's process.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sha2::{Digest, Sha256};
+
+use super::archive::{self, ArchiveError};
+use super::tree::{self, Bounds, TreeError, make_dir};
+use super::{Blame, FunctionName};
+
+const SUFFIX: &str = ".tar.gz";
+
+/// What is being written or thrown away begins with this: no function's name
+/// can.
+const STAGING: &str = "~staging-";
+
+/// Staging this old was left by a process that died.
+const STALE_S: u64 = 3600;
+
+/// The registry cannot do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    #[error("the registry: {}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{0} is not in the registry; deploy it with `hosier deploy PATH -n {0}`")]
+    Unknown(FunctionName),
+    #[error("{0}: {1}")]
+    Archive(FunctionName, ArchiveError),
+    #[error("{0}: {1}")]
+    Files(FunctionName, TreeError),
+}
+
+impl RegistryError {
+    fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        |source| RegistryError::Io { path, source }
+    }
+
+    pub fn blame(&self) -> Blame {
+        match self {
+            RegistryError::Io { .. } => Blame::Worker,
+            RegistryError::Unknown(_) => Blame::Caller,
+            RegistryError::Archive(_, error) => error.blame(),
+            RegistryError::Files(_, error) => error.blame(),
+        }
+    }
+}
+
+/// What an entry looks like from outside: another one means that it may have
+/// been changed, in place or by replacing it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fingerprint([u8; 32]);
+
+/// The registry in one directory.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    dir: PathBuf,
+    bounds: Bounds,
+}
+
+enum Form {
+    Dir(PathBuf),
+    Archive(PathBuf),
+}
+
+impl Registry {
+    /// Opens the registry in `dir`, which is made if it is not there.
+    ///
+    /// # Errors
+    /// The directory cannot be made or read.
+    pub fn open(dir: &Path, bounds: Bounds) -> Result<Self, RegistryError> {
+        fs::create_dir_all(dir).map_err(RegistryError::io(dir))?;
+        let registry = Self { dir: dir.to_owned(), bounds };
+        for path in registry.names()?.iter().filter(|name| name.starts_with(STAGING)).map(|n| dir.join(n)) {
+            let age = fs::symlink_metadata(&path).and_then(|meta| meta.modified()).map(|time| time.elapsed());
+            if matches!(age, Ok(Ok(age)) if age.as_secs() > STALE_S) {
+                remove(&path).map_err(RegistryError::io(&path))?;
+            }
+        }
+        Ok(registry)
+    }
+
+    /// The functions, sorted.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn list(&self) -> Result<Vec<FunctionName>, RegistryError> {
+        let mut found = BTreeSet::new();
+        for name in self.names()? {
+            let is_dir = self.dir.join(&name).is_dir();
+            let name = if is_dir { Some(name.as_str()) } else { name.strip_suffix(SUFFIX) };
+            found.extend(name.and_then(|name| FunctionName::new(name).ok()));
+        }
+        Ok(found.into_iter().collect())
+    }
+
+    /// What `name` looks like from outside; None if it is not there. Reads no
+    /// file's content.
+    ///
+    /// # Errors
+    /// It cannot be read, or has files that are refused.
+    pub fn fingerprint(&self, name: &FunctionName) -> Result<Option<Fingerprint>, RegistryError> {
+        let mut hash = Sha256::new();
+        match self.find(name) {
+            None => return Ok(None),
+            Some(Form::Archive(path)) => {
+                let meta = fs::metadata(&path).map_err(RegistryError::io(&path))?;
+                hash.update(format!("{} {} {}.{}", meta.ino(), meta.len(), meta.ctime(), meta.ctime_nsec()));
+            }
+            Some(Form::Dir(path)) => {
+                let nodes = tree::walk(&path, self.bounds);
+                for node in nodes.map_err(|error| RegistryError::Files(name.clone(), error))? {
+                    hash.update(format!("{:?} {:?} {}\n", node.path, node.kind, node.changed_ns));
+                }
+            }
+        }
+        Ok(Some(Fingerprint(hash.finalize().into())))
+    }
+
+    /// Stores an archive as `name`, in place of what was there in either form.
+    /// It is on disk when this returns, or nothing has changed.
+    ///
+    /// # Errors
+    /// It cannot be read or written. What is in it is checked when it is fetched.
+    pub fn store(&self, name: &FunctionName, mut archive: impl Read) -> Result<(), RegistryError> {
+        self.replace(name, |file| {
+            io::copy(&mut archive, file).map(|_| ()).map_err(RegistryError::io(&self.dir))
+        })
+    }
+
+    /// Stores the files of `source` as `name`; otherwise as [`Registry::store`].
+    ///
+    /// # Errors
+    /// It cannot be read or written, or has files that are refused.
+    pub fn store_dir(&self, name: &FunctionName, source: &Path) -> Result<(), RegistryError> {
+        self.replace(name, |file| {
+            archive::pack(source, file, self.bounds)
+                .map_err(|error| RegistryError::Files(name.clone(), error))
+        })
+    }
+
+    fn replace(
+        &self,
+        name: &FunctionName,
+        write: impl FnOnce(&mut File) -> Result<(), RegistryError>,
+    ) -> Result<(), RegistryError> {
+        let staging = Staging(self.staging());
+        let target = self.dir.join(format!("{name}{SUFFIX}"));
+        let mut file = tree::new_file(&staging.0, false).map_err(RegistryError::io(&staging.0))?;
+        write(&mut file)?;
+        file.flush().and_then(|()| file.sync_all()).map_err(RegistryError::io(&staging.0))?;
+        fs::rename(&staging.0, &target).map_err(RegistryError::io(&target))?;
+        self.sync()?;
+        self.remove_entry(&self.dir.join(name.as_str())).map(|_| ())
+    }
+
+    /// Removes `name` in either form. False if it was not there.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn remove(&self, name: &FunctionName) -> Result<bool, RegistryError> {
+        // The directory first: it must not come to light for a moment.
+        let dir = self.remove_entry(&self.dir.join(name.as_str()))?;
+        let archive = self.dir.join(format!("{name}{SUFFIX}"));
+        let file = archive.is_file() && self.remove_entry(&archive)?;
+        Ok(dir || file)
+    }
+
+    /// Puts the files of `name` into the empty directory `into`.
+    ///
+    /// # Errors
+    /// It is not there, cannot be read, or has files that are refused.
+    pub fn fetch(&self, name: &FunctionName, into: &Path) -> Result<(), RegistryError> {
+        match self.find(name).ok_or_else(|| RegistryError::Unknown(name.clone()))? {
+            Form::Archive(path) => {
+                let file = File::open(&path).map_err(RegistryError::io(&path))?;
+                archive::unpack(file, into, name.as_str(), self.bounds)
+                    .map_err(|error| RegistryError::Archive(name.clone(), error))
+            }
+            Form::Dir(path) => tree::walk(&path, self.bounds)
+                .and_then(|nodes| tree::copy(&path, &nodes, into, self.bounds))
+                .map_err(|error| RegistryError::Files(name.clone(), error)),
+        }
+    }
+
+    fn find(&self, name: &FunctionName) -> Option<Form> {
+        let archive = self.dir.join(format!("{name}{SUFFIX}"));
+        let dir = self.dir.join(name.as_str());
+        match () {
+            () if archive.is_file() => Some(Form::Archive(archive)),
+            () if dir.is_dir() => Some(Form::Dir(dir)),
+            () => None,
+        }
+    }
+
+    fn names(&self) -> Result<Vec<String>, RegistryError> {
+        let entries = fs::read_dir(&self.dir).map_err(RegistryError::io(&self.dir))?;
+        Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
+    }
+
+    /// A path that nobody uses, on the same file system.
+    fn staging(&self) -> PathBuf {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_nanos());
+        self.dir.join(format!("{STAGING}{}-{now}-{count}", std::process::id()))
+    }
+
+    /// Takes an entry out of sight at once, then removes it.
+    fn remove_entry(&self, path: &Path) -> Result<bool, RegistryError> {
+        let staging = self.staging();
+        match fs::rename(path, &staging) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(RegistryError::io(path)(error)),
+        }
+        self.sync()?;
+        remove(&staging).map_err(RegistryError::io(&staging))?;
+        Ok(true)
+    }
+
+    fn sync(&self) -> Result<(), RegistryError> {
+        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(RegistryError::io(&self.dir))
+    }
+}
+
+/// A file that goes away unless it was renamed.
+struct Staging(PathBuf);
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0); // renamed, or never made
+    }
+}
+
+/// Removes a file, a link, or a directory with what is in it.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path)?.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    }
+}
+
+/// Makes an empty directory at `path`, removing what was there.
+pub(super) fn fresh_dir(path: &Path) -> io::Result<()> {
+    match remove(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    make_dir(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registry() -> (tempfile::TempDir, Registry) {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = Registry::open(&dir.path().join("registry"), Bounds::default()).unwrap();
+        (dir, registry)
+    }
+
+    fn name(text: &str) -> FunctionName {
+        FunctionName::new(text).unwrap()
+    }
+
+    fn fetched(registry: &Registry, function: &str) -> String {
+        let into = tempfile::tempdir().unwrap();
+        registry.fetch(&name(function), into.path()).unwrap();
+        fs::read_to_string(into.path().join("f.py")).unwrap()
+    }
+
+    fn source(text: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("f.py"), text).unwrap();
+        dir
+    }
+
+    #[test]
+    fn storing_replaces_either_form_and_leaves_nothing_beside_it() {
+        let (_dir, registry) = registry();
+        fs::create_dir(registry.dir.join("a")).unwrap();
+        fs::write(registry.dir.join("a/f.py"), "old").unwrap();
+        assert_eq!(fetched(&registry, "a"), "old");
+        registry.store_dir(&name("a"), source("new").path()).unwrap();
+        assert_eq!(fetched(&registry, "a"), "new");
+        registry.store_dir(&name("a"), source("newer").path()).unwrap();
+        assert_eq!(fetched(&registry, "a"), "newer");
+        assert_eq!(registry.names().unwrap(), ["a.tar.gz"]);
+        assert_eq!(registry.list().unwrap(), [name("a")]);
+        assert!(registry.remove(&name("a")).unwrap() && !registry.remove(&name("a")).unwrap());
+        assert!(registry.list().unwrap().is_empty());
+        let gone = registry.fetch(&name("a"), source("").path()).unwrap_err();
+        assert_eq!(gone.blame(), Blame::Caller);
+    }
+
+    #[test]
+    fn a_fingerprint_sees_an_edit_in_place_even_of_the_same_size() {
+        let (_dir, registry) = registry();
+        let seen = || registry.fingerprint(&name("a")).unwrap();
+        assert_eq!(seen(), None);
+        fs::create_dir_all(registry.dir.join("a/sub")).unwrap();
+        fs::write(registry.dir.join("a/sub/x.py"), "1").unwrap();
+        let first = seen();
+        assert_eq!(first, seen());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        fs::write(registry.dir.join("a/sub/x.py"), "2").unwrap();
+        assert_ne!(first, seen());
+        let second = seen();
+        registry.store_dir(&name("a"), source("x").path()).unwrap();
+        assert_ne!(second, seen());
+    }
+
+    #[test]
+    fn an_upload_that_breaks_off_changes_nothing() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::ConnectionReset.into())
+            }
+        }
+        let (_dir, registry) = registry();
+        registry.store_dir(&name("a"), source("good").path()).unwrap();
+        assert!(registry.store(&name("a"), Broken).is_err());
+        assert_eq!(fetched(&registry, "a"), "good");
+        assert_eq!(registry.names().unwrap(), ["a.tar.gz"]);
+    }
+
+    #[test]
+    fn what_is_no_function_is_not_listed() {
+        let (_dir, registry) = registry();
+        for file in ["notes.txt", "~staging-1-1-1", "a b.tar.gz"] {
+            fs::write(registry.dir.join(file), "").unwrap();
+        }
+        assert!(registry.list().unwrap().is_empty());
+    }
+}

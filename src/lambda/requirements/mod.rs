@@ -1,0 +1,236 @@
+//! `requirements.txt`, pinned, as `pip-compile` and `uv pip compile` write it:
+//! the exact set of packages that a function may import. Pure, but for
+//! [`load`]; every process may use it.
+
+mod marker;
+
+use std::path::Path;
+
+pub use crate::zygote::{BadPin, Pin, Pins, normalize};
+pub use marker::PythonVersion;
+pub(super) use marker::holds as marker_holds;
+
+/// The file's name in a function's directory.
+pub const REQUIREMENTS_FILE: &str = "requirements.txt";
+
+/// The largest file that is read, in bytes, and the most pins in it.
+const SIZE_LIMIT_BYTES: u64 = 1 << 20;
+const PINS_LIMIT: usize = 1000;
+
+/// The file cannot be used. Says which line, what is there, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum RequirementsError {
+    #[error("{REQUIREMENTS_FILE} cannot be read: {0}")]
+    Read(std::io::Error),
+    #[error("{REQUIREMENTS_FILE} is longer than {SIZE_LIMIT_BYTES} bytes or {PINS_LIMIT} packages")]
+    TooLarge,
+    #[error(
+        "{REQUIREMENTS_FILE}:{line}: {text:?}: {reason}; pin it: \
+         `uv pip compile requirements.in -o {REQUIREMENTS_FILE}`"
+    )]
+    NotPinned { line: usize, text: String, reason: String },
+    #[error(
+        "{REQUIREMENTS_FILE}:{line}: {text:?}: the package index is the operator's choice: remove the line, \
+         and set `pip_mirror` in hosier.toml if the package is not on PyPI"
+    )]
+    IndexOption { line: usize, text: String },
+    #[error("{REQUIREMENTS_FILE}:{line}: {second} is asked for, and {first} above it: keep one")]
+    TwoVersions { line: usize, first: Pin, second: Pin },
+}
+
+/// Reads the file in `dir`; without one, nothing is asked for.
+///
+/// # Errors
+/// It cannot be read, or a line is not a pin.
+pub fn load(dir: &Path, python: PythonVersion) -> Result<Pins, RequirementsError> {
+    let path = dir.join(REQUIREMENTS_FILE);
+    match std::fs::metadata(&path) {
+        Ok(meta) if meta.len() > SIZE_LIMIT_BYTES => Err(RequirementsError::TooLarge),
+        Ok(_) => parse(&std::fs::read_to_string(&path).map_err(RequirementsError::Read)?, python),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Pins::new()),
+        Err(error) => Err(RequirementsError::Read(error)),
+    }
+}
+
+/// The pins of a file with this text, for a base with this Python.
+///
+/// # Errors
+/// A line is neither empty, nor a comment, nor an exact pin.
+pub fn parse(text: &str, python: PythonVersion) -> Result<Pins, RequirementsError> {
+    let mut pins = Pins::new();
+    for (line, text) in logical_lines(text.trim_start_matches('\u{feff}')) {
+        let Some(pin) = read_line(line, &text, python)? else { continue };
+        if let Some(first) = pins.iter().find(|other| other.name() == pin.name() && **other != pin) {
+            return Err(RequirementsError::TwoVersions { line, first: first.clone(), second: pin });
+        }
+        pins.insert(pin);
+        if pins.len() > PINS_LIMIT {
+            return Err(RequirementsError::TooLarge);
+        }
+    }
+    Ok(pins)
+}
+
+/// The lines without comments, joined where one ends in a backslash, each with
+/// the number of its first. As pip does it: lines are joined first, and a
+/// comment ends a continuation.
+fn logical_lines(text: &str) -> Vec<(usize, String)> {
+    let mut out: Vec<(usize, String)> = Vec::new();
+    let mut continued = false;
+    for (index, line) in text.lines().enumerate() {
+        let is_comment = line.trim_start().starts_with('#');
+        let body = if is_comment { "" } else { line };
+        let (body, more) = match body.trim_end().strip_suffix('\\') {
+            Some(body) => (body, true),
+            None => (body, false),
+        };
+        match out.last_mut() {
+            Some((_, open)) if continued => {
+                open.push(' ');
+                open.push_str(body);
+            }
+            _ => out.push((index + 1, body.to_owned())),
+        }
+        continued = more;
+    }
+    for (_, line) in &mut out {
+        let end = line.match_indices('#').find(|(at, _)| line[..*at].ends_with(char::is_whitespace));
+        if let Some((at, _)) = end {
+            line.truncate(at);
+        }
+    }
+    out
+}
+
+/// The pin of one line; None for a line that asks for nothing here.
+fn read_line(line: usize, text: &str, python: PythonVersion) -> Result<Option<Pin>, RequirementsError> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let not_pinned = |reason: String| RequirementsError::NotPinned { line, text: text.to_owned(), reason };
+    if text.starts_with('-') {
+        let option = text.split([' ', '=']).next().unwrap_or(text);
+        return match option {
+            "-i" | "--index-url" | "--extra-index-url" | "-f" | "--find-links" | "--no-index"
+            | "--trusted-host" => Err(RequirementsError::IndexOption { line, text: text.to_owned() }),
+            "-r" | "-c" | "-e" | "--requirement" | "--constraint" | "--editable" => {
+                Err(not_pinned("other files and editable packages are not followed".to_owned()))
+            }
+            _ => Err(not_pinned("options are not read".to_owned())),
+        };
+    }
+    // Hashes follow after a space; a marker cannot contain ` --hash=`.
+    let requirement = text.split(" --hash").next().unwrap_or(text);
+    let (requirement, marker) = match requirement.split_once(';') {
+        Some((requirement, marker)) => (requirement, Some(marker)),
+        None => (requirement, None),
+    };
+    let pin = read_pin(requirement.trim()).map_err(not_pinned)?;
+    match marker.map(|marker| marker_holds(marker.trim(), python)) {
+        None | Some(Ok(true)) => Ok(Some(pin)),
+        Some(Ok(false)) => Ok(None),
+        Some(Err(reason)) => Err(not_pinned(format!("its marker is not understood ({reason})"))),
+    }
+}
+
+/// Reads `name[extra,...]==version`. Extras add packages, which are pinned in
+/// lines of their own.
+fn read_pin(text: &str) -> Result<Pin, String> {
+    if text.contains('@') || text.contains("://") {
+        return Err("a package from a URL has no version here".to_owned());
+    }
+    let (name, version) = text.split_once("==").ok_or("it has no exact version")?;
+    let name = name.trim();
+    let name = match name.split_once('[') {
+        Some((name, extras)) => {
+            let inner = extras.strip_suffix(']').ok_or("its extras are not closed")?;
+            if let Some(bad) = inner.split(',').map(str::trim).find(|extra| normalize(extra).is_none()) {
+                return Err(format!("{bad:?} is not an extra"));
+            }
+            name.trim_end()
+        }
+        None => name,
+    };
+    Pin::new(name, version.trim()).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PYTHON: PythonVersion = PythonVersion { major: 3, minor: 11, micro: 2 };
+
+    fn read(text: &str) -> Result<Vec<String>, String> {
+        let pins = parse(text, PYTHON).map_err(|error| error.to_string())?;
+        Ok(pins.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn what_pip_compile_writes_is_read() {
+        let text = "\u{feff}#\n# This file is autogenerated\r\n\nNumPy==2.1.0 \\\n    --hash=sha256:aa \\\n    \
+                    --hash=sha256:bb\n    # via pandas\npandas==2.2.3  # why\nrequests[socks,security] == 2.32.0 ; \
+                    python_version >= \"3.8\" --hash=sha256:cc\ncolorama==0.4.6 ; sys_platform == 'win32'\n\
+                    zope_interface==6.0\nzope.interface==6.0";
+        let pins = ["numpy==2.1.0", "pandas==2.2.3", "requests==2.32.0", "zope-interface==6.0"];
+        assert_eq!(read(text).unwrap(), pins);
+        assert!(read("\n# nothing\n").unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_not_an_exact_pin_names_its_line_and_the_next_step() {
+        for text in [
+            "numpy",
+            "numpy>=2",
+            "numpy==2.*",
+            "numpy===2.0",
+            "numpy==2,<3",
+            "numpy==",
+            "==1",
+            "numpy==1 extra",
+            "numpy @ https://x/y.whl",
+            "https://x/y==1.whl",
+            "./local==1",
+            "../up==1",
+            "-r other.txt",
+            "-e .",
+            "--pre",
+            "numpy==1; extra == 'x'",
+            "numpy==1;",
+            "a[b==1",
+            "a[..]==1",
+            "a==1\\\nb==2",
+            "numpy==1\0",
+        ] {
+            let error = read(&format!("# first\n{text}")).unwrap_err();
+            assert!(
+                error.contains("requirements.txt:2") && error.contains("uv pip compile"),
+                "{text}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_index_is_not_the_functions_choice() {
+        for text in ["--index-url https://evil", "-i https://evil", "--extra-index-url=https://evil"] {
+            assert!(read(text).unwrap_err().contains("pip_mirror"), "{text}");
+        }
+    }
+
+    #[test]
+    fn two_versions_of_one_package_are_refused() {
+        let error = read("numpy==1.0\nsix==1\nNumPy==2.0").unwrap_err();
+        assert!(
+            error.contains(":3") && error.contains("numpy==1.0") && error.contains("numpy==2.0"),
+            "{error}"
+        );
+        assert_eq!(read("numpy==1.0\nnumpy==1.0").unwrap().len(), 1);
+        assert_eq!(read("a==1; python_version<'3'\na==2; python_version>='3'").unwrap(), ["a==2"]);
+    }
+
+    #[test]
+    fn a_line_that_never_ends_is_read_in_time() {
+        assert!(read(&"\\\n".repeat(200_000)).unwrap().is_empty());
+        assert!(parse(&(0..2000).map(|n| format!("a{n}==1\n")).collect::<String>(), PYTHON).is_err());
+    }
+}

@@ -1,0 +1,231 @@
+//! The settings of one worker: `DIR/hosier.toml` and `-o`, checked once. Plain
+//! data for every floor; nobody validates after this.
+//!
+//! ```text
+//! hosier.toml ──┐
+//!               ├─ each key checked against keys.rs ── Raw (serde) ── Settings
+//! -o a=1,b.c=2 ─┘
+//! ```
+
+mod default_file;
+mod keys;
+mod load;
+mod near;
+mod raw;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use default_file::default_file;
+pub use load::SettingsError;
+
+use crate::sandbox::{Limits, Network};
+use raw::Raw;
+
+/// What a worker runs by. Every value is final.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The directory that `-p` names.
+    pub dir: PathBuf,
+    /// What a running worker needs: sockets, code, logs.
+    pub worker_dir: PathBuf,
+    pub worker_url: String,
+    /// 0: any free one.
+    pub worker_port: u16,
+    pub registry: PathBuf,
+    pub registry_cache: Duration,
+    pub pkgs_dir: PathBuf,
+    pub pip_mirror: Option<String>,
+    /// None: what the machine has.
+    pub mem_pool_mib: Option<u32>,
+    pub import_cache_tree: Tree,
+    /// None: what functions print is thrown away.
+    pub log_limit_kib: Option<u64>,
+    pub stop_timeout: Duration,
+    pub limits: Limits,
+    pub installer_limits: Limits,
+    pub features: Features,
+    pub sandbox: SandboxSettings,
+    pub zygote: ZygoteSettings,
+    pub http: HttpSettings,
+    pub installer: InstallerSettings,
+    notes: Vec<String>,
+}
+
+/// Where the tree of zygotes comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tree {
+    /// It grows itself.
+    Grown,
+    File(PathBuf),
+    /// The tree as JSON text.
+    Text(String),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Features {
+    /// Fork from zygotes.
+    pub import_cache: bool,
+    pub enable_seccomp: bool,
+    pub reuse_cgroups: bool,
+    pub downsize_paused_mem: bool,
+}
+
+/// Whether a sandbox's root can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rootfs {
+    ReadOnly,
+    /// An upper of its own, limited.
+    Writable,
+}
+
+#[derive(Debug, Clone)]
+pub struct SandboxSettings {
+    pub rootfs: Rootfs,
+    pub network: Network,
+    pub python: PathBuf,
+    pub max_sandboxes: usize,
+    pub idle_ttl: Duration,
+    pub pause_after: Duration,
+    pub queue_len: usize,
+    pub tmp_mib: u32,
+    pub tmp_inodes: u32,
+    pub cgroup_pool: usize,
+    pub namespaces: Namespaces,
+}
+
+/// Which namespaces a sandbox has, beside the user namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Namespaces {
+    pub mount: bool,
+    pub pid: bool,
+    pub ipc: bool,
+    pub uts: bool,
+    pub cgroup: bool,
+    pub net: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct ZygoteSettings {
+    pub mem_mib: u32,
+    pub procs: u32,
+    pub grow_timeout: Duration,
+    pub max_nodes: usize,
+    pub gc_freeze: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct HttpSettings {
+    pub header_timeout: Duration,
+    pub body_timeout: Duration,
+    /// None: the function's run time and what its start may take.
+    pub total_timeout: Option<Duration>,
+    pub body_limit_bytes: usize,
+    pub max_connections: usize,
+}
+
+#[derive(Debug, Clone)]
+pub struct InstallerSettings {
+    /// None: looked for.
+    pub uv: Option<PathBuf>,
+    pub parallel: usize,
+}
+
+impl Settings {
+    /// The settings of the worker directory `dir`, overridden by each of
+    /// `overrides` (`key=value,b.c=2`), the last first. No file: the defaults.
+    ///
+    /// # Errors
+    /// The file cannot be read or parsed, or a key or value is not allowed.
+    pub fn load(dir: &Path, overrides: &[String]) -> Result<Self, SettingsError> {
+        let (raw, notes) = load::raw(&dir.join("hosier.toml"), overrides)?;
+        Ok(Self::check(dir, raw, notes))
+    }
+
+    /// What the operator should know: keys that are accepted and do nothing yet.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Turns what was written into what it means. Each value fits its key's
+    /// [`keys::Allowed`] already.
+    fn check(dir: &Path, raw: Raw, notes: Vec<String>) -> Self {
+        let below = |text: &str, default: &str| dir.join(if text.is_empty() { default } else { text });
+        let ms = Duration::from_millis;
+        let s = Duration::from_secs;
+        let functions = Limits::default();
+        let installers =
+            Limits { procs: 64, mem_mb: 250, cpu_percent: 200, runtime_sec: 300, ..Limits::default() };
+        Self {
+            worker_dir: below(&raw.worker_dir, "worker"),
+            worker_url: raw.worker_url,
+            worker_port: raw.worker_port,
+            registry: below(raw.registry.strip_prefix("file://").unwrap_or(&raw.registry), "registry"),
+            registry_cache: ms(raw.registry_cache_ms),
+            pkgs_dir: below(&raw.pkgs_dir, "packages"),
+            pip_mirror: Some(raw.pip_mirror).filter(|url| !url.is_empty()),
+            mem_pool_mib: Some(raw.mem_pool_mb).filter(|mib| *mib > 0),
+            import_cache_tree: tree(dir, raw.import_cache_tree),
+            log_limit_kib: raw.log_output.then_some(raw.log_limit_kib),
+            stop_timeout: s(raw.stop_timeout_s),
+            limits: raw.limits.or(functions),
+            installer_limits: raw.installer_limits.or(installers),
+            features: Features {
+                import_cache: raw.features.import_cache == "tree",
+                enable_seccomp: raw.features.enable_seccomp,
+                reuse_cgroups: raw.features.reuse_cgroups,
+                downsize_paused_mem: raw.features.downsize_paused_mem,
+            },
+            sandbox: SandboxSettings {
+                rootfs: if raw.sandbox.rootfs == "rw" { Rootfs::Writable } else { Rootfs::ReadOnly },
+                network: if raw.sandbox.network == "host" { Network::Host } else { Network::None },
+                python: raw.sandbox.python.into(),
+                max_sandboxes: raw.sandbox.max_sandboxes as usize,
+                idle_ttl: s(raw.sandbox.idle_ttl_s),
+                pause_after: ms(raw.sandbox.pause_after_ms),
+                queue_len: raw.sandbox.queue_len as usize,
+                tmp_mib: raw.sandbox.tmp_mb,
+                tmp_inodes: raw.sandbox.tmp_inodes,
+                cgroup_pool: raw.sandbox.cgroup_pool as usize,
+                namespaces: Namespaces {
+                    mount: raw.sandbox.namespaces.mount,
+                    pid: raw.sandbox.namespaces.pid,
+                    ipc: raw.sandbox.namespaces.ipc,
+                    uts: raw.sandbox.namespaces.uts,
+                    cgroup: raw.sandbox.namespaces.cgroup,
+                    net: raw.sandbox.namespaces.net,
+                },
+            },
+            zygote: ZygoteSettings {
+                mem_mib: raw.zygote.mem_mb,
+                procs: raw.zygote.procs,
+                grow_timeout: s(raw.zygote.grow_timeout_s),
+                max_nodes: raw.zygote.max_nodes as usize,
+                gc_freeze: raw.zygote.gc_freeze,
+            },
+            http: HttpSettings {
+                header_timeout: ms(raw.http.header_timeout_ms),
+                body_timeout: ms(raw.http.body_timeout_ms),
+                total_timeout: Some(ms(raw.http.total_timeout_ms)).filter(|time| !time.is_zero()),
+                body_limit_bytes: raw.http.body_limit_bytes as usize,
+                max_connections: raw.http.max_connections as usize,
+            },
+            installer: InstallerSettings {
+                uv: Some(raw.installer.uv).filter(|path| !path.is_empty()).map(|path| dir.join(path)),
+                parallel: raw.installer.parallel as usize,
+            },
+            dir: dir.to_owned(),
+            notes,
+        }
+    }
+}
+
+/// Where `import_cache_tree` says the tree is.
+fn tree(dir: &Path, value: toml::Value) -> Tree {
+    match value {
+        toml::Value::String(text) if text.is_empty() => Tree::Grown,
+        toml::Value::String(text) if text.trim_start().starts_with('{') => Tree::Text(text),
+        toml::Value::String(path) => Tree::File(dir.join(path)),
+        table => Tree::Text(serde_json::json!(table).to_string()),
+    }
+}
