@@ -1,15 +1,40 @@
 //! The lambda floor: functions and instances, code registry, packages, limits.
+//! Runs in the worker; `hosier deploy` uses its cold side too.
+//!
+//! ```text
+//! engine       what triggers need of this floor
+//! worker       all functions
+//!   function   one function: a queue, its code, kept current
+//!     instance one place where it runs: at most one sandbox
+//!       idle   who may be asked to give one up
+//!       log    what it prints
+//! code         versions of a function's files, ready to run
+//!   registry   the stored functions       archive, tree   files from strangers
+//!   config     ol.yaml                    requirements    requirements.txt
+//! packages/    the store that uv fills
+//! invocation   what crosses to and from triggers          name
+//! ```
 
 pub mod archive;
+pub mod code;
 pub mod config;
 pub mod engine;
+pub mod function;
+mod idle;
+mod instance;
 pub mod invocation;
+mod log;
 pub mod name;
 pub mod packages;
 pub mod registry;
 pub mod requirements;
 pub mod tree;
+mod worker;
 
+pub use code::{CodeError, Compiler, Version, Versions};
 pub use engine::{Engine, RegistryFault};
+pub use idle::IdleInstances;
+pub use instance::Shared;
 pub use invocation::{Answer, Blame, Invocation, InvokeError, Start, Timings};
 pub use name::{BadName, FunctionName};
+pub use worker::Worker;

@@ -1,0 +1,173 @@
+//! A function: one task with a bounded queue, which sees to it that the code is
+//! current and hands requests on to its instance. Runs in the worker.
+//!
+//! ```text
+//! invoke ──▶ queue (bounded: 429) ──▶ task: code older than registry_cache_ms? look again
+//!                                       │     changed: new version, new instance; the old one ends
+//!                                       ▼
+//!                                    instance (one; scaling chooses how many, later)
+//! ```
+//!
+//! The task ends when its function is no longer in the registry.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::instance::{Instance, Job, Shared};
+use super::log::FunctionLog;
+use super::packages::Packages;
+use super::registry::{Fingerprint, Registry};
+use super::{Answer, FunctionName, Invocation, InvokeError, Version, Versions};
+use crate::sandbox::Sandboxes;
+
+/// What all functions of a worker share.
+pub struct Floor {
+    pub registry: Registry,
+    pub versions: Versions<Sandboxes>,
+    pub packages: Packages<Sandboxes>,
+    pub shared: Shared,
+    pub registry_cache: Duration,
+    pub queue_len: usize,
+}
+
+/// A function's queue.
+#[derive(Clone)]
+pub struct Function {
+    name: FunctionName,
+    queue: mpsc::Sender<Job>,
+    limit: usize,
+}
+
+impl Function {
+    /// Starts the task.
+    pub fn start(name: FunctionName, floor: Arc<Floor>, log: Arc<FunctionLog>) -> Self {
+        let limit = floor.queue_len.max(1);
+        let (queue, inbox) = mpsc::channel(limit);
+        let task = Task { name: name.clone(), floor, log, current: None };
+        tokio::spawn(task.run(inbox));
+        Self { name, queue, limit }
+    }
+
+    /// Whether its task has ended.
+    pub fn is_gone(&self) -> bool {
+        self.queue.is_closed()
+    }
+
+    /// Queues a request and waits for its answer.
+    ///
+    /// # Errors
+    /// See [`InvokeError`].
+    pub async fn invoke(&self, invocation: Invocation) -> Result<Answer, InvokeError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Job { invocation, queued: Instant::now(), reply };
+        match self.queue.try_send(job) {
+            Ok(()) => answer.await.unwrap_or(Err(InvokeError::Stopping)),
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                Err(InvokeError::QueueFull { function: self.name.to_string(), limit: self.limit })
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                Err(InvokeError::UnknownFunction(self.name.to_string()))
+            }
+        }
+    }
+}
+
+struct Task {
+    name: FunctionName,
+    floor: Arc<Floor>,
+    log: Arc<FunctionLog>,
+    current: Option<Current>,
+}
+
+/// The code that is served.
+struct Current {
+    fingerprint: Fingerprint,
+    looked: Instant,
+    version: Arc<Version>,
+    instance: Instance,
+}
+
+impl Task {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
+        while let Some(job) = inbox.recv().await {
+            match self.refresh().await {
+                Ok(current) => {
+                    let config = &current.version.declared.config;
+                    if config.allows(&job.invocation.method) {
+                        current.instance.serve(job).await;
+                    } else {
+                        let refused = InvokeError::MethodNotAllowed {
+                            sent: job.invocation.method.clone(),
+                            allowed: config.allowed_list(),
+                        };
+                        let _ = job.reply.send(Err(refused));
+                    }
+                }
+                Err(error) => {
+                    let gone = matches!(error, InvokeError::UnknownFunction(_));
+                    let _ = job.reply.send(Err(error));
+                    if gone {
+                        let _ = self.floor.versions.prune(&self.name, &[]);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The current version; looks at the registry if it was not looked at lately.
+    async fn refresh(&mut self) -> Result<&Current, InvokeError> {
+        let fresh =
+            self.current.as_ref().is_some_and(|current| current.looked.elapsed() < self.floor.registry_cache);
+        if !fresh {
+            self.look().await?;
+        }
+        self.current.as_ref().ok_or_else(|| InvokeError::UnknownFunction(self.name.to_string()))
+    }
+
+    async fn look(&mut self) -> Result<(), InvokeError> {
+        let (registry, name) = (self.floor.registry.clone(), self.name.clone());
+        let looked = Instant::now();
+        let found = tokio::task::spawn_blocking(move || registry.fingerprint(&name)).await;
+        let found = found.map_err(|_| InvokeError::Stopping)?.map_err(|error| self.not_ready(&error))?;
+        let Some(fingerprint) = found else {
+            self.current = None;
+            return Err(InvokeError::UnknownFunction(self.name.to_string()));
+        };
+        match &mut self.current {
+            Some(current) if current.fingerprint == fingerprint => current.looked = looked,
+            _ => {
+                let version = self.make().await?;
+                self.adopt(fingerprint, looked, version);
+            }
+        }
+        Ok(())
+    }
+
+    async fn make(&self) -> Result<Arc<Version>, InvokeError> {
+        let version =
+            self.floor.versions.prepare(&self.name).await.map_err(|error| self.not_ready(&error))?;
+        let installed = self.floor.packages.install(&version.declared.pins, Arc::new(())).await;
+        installed.map_err(|error| self.not_ready(&error))?;
+        Ok(Arc::new(version))
+    }
+
+    fn adopt(&mut self, fingerprint: Fingerprint, looked: Instant, version: Arc<Version>) {
+        let same = self.current.take().filter(|current| current.version.digest == version.digest);
+        let instance = match same {
+            // Touched, not changed.
+            Some(current) => current.instance,
+            None => Instance::start(self.floor.shared.clone(), Arc::clone(&version), Arc::clone(&self.log)),
+        };
+        if let Err(error) = self.floor.versions.prune(&self.name, &[&version.digest]) {
+            tracing::warn!(function = %self.name, %error, "old code could not be removed");
+        }
+        self.current = Some(Current { fingerprint, looked, version, instance });
+    }
+
+    fn not_ready(&self, error: &dyn std::error::Error) -> InvokeError {
+        InvokeError::NotReady { function: self.name.to_string(), reason: error.to_string() }
+    }
+}

@@ -1,0 +1,298 @@
+//! A robust virtual sandbox of one function: one task that owns at most one
+//! sandbox. Runs in the worker.
+//!
+//! ```text
+//!            request: start                        idle for pause_after
+//!   Empty ───────────────▶ serving ──▶ Idle(running) ───────────────▶ Idle(paused)
+//!     ▲                       ▲             │  request: warm               │
+//!     │                       └─────────────┴──────────────────────────────┘ request: unpause
+//!     └── died, spoke unasked, idle for idle_ttl, place wanted, reuse-sandbox: false,
+//!         ran too long, broke the protocol, its module failed to load
+//! ```
+//!
+//! One change of state at a time, all of them here.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hosier_zygote::wire::Request;
+use tokio::sync::{mpsc, oneshot};
+
+use super::idle::{Idle, IdleInstances};
+use super::log::FunctionLog;
+use super::{Answer, Invocation, InvokeError, Start, Timings, Version};
+use crate::sandbox::{Limits, Network, SandboxError, Sandboxes};
+use crate::zygote::{Forest, Leaf, Need, Reply, Spent, ZygoteError};
+
+/// Longest wait for a place among `max_sandboxes`.
+const PLACE_BOUND: Duration = Duration::from_secs(5);
+
+/// What all instances of a worker share.
+#[derive(Clone)]
+pub struct Shared {
+    pub forest: Arc<Forest>,
+    pub sandboxes: Arc<Sandboxes>,
+    pub idle: Arc<IdleInstances>,
+    pub limits: Limits,
+    pub network: Network,
+    pub pause_after: Duration,
+    pub idle_ttl: Duration,
+}
+
+/// One request on its way.
+pub struct Job {
+    pub invocation: Invocation,
+    pub queued: Instant,
+    pub reply: oneshot::Sender<Result<Answer, InvokeError>>,
+}
+
+/// The task's other end: it ends when this is dropped.
+pub struct Instance {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Instance {
+    /// Starts the task of a function's version.
+    pub fn start(shared: Shared, version: Arc<Version>, log: Arc<FunctionLog>) -> Self {
+        let (jobs, inbox) = mpsc::channel(1);
+        tokio::spawn(Task::new(shared, version, log).run(inbox));
+        Self { jobs }
+    }
+
+    /// Hands a request over; waits while another is being served.
+    pub async fn serve(&self, job: Job) {
+        if let Err(mpsc::error::SendError(job)) = self.jobs.send(job).await {
+            let _ = job.reply.send(Err(InvokeError::Stopping));
+        }
+    }
+}
+
+enum State {
+    Empty,
+    Idle { leaf: Box<Leaf>, entry: Idle, since: Instant },
+}
+
+struct Task {
+    shared: Shared,
+    version: Arc<Version>,
+    log: Arc<FunctionLog>,
+    limits: Limits,
+    env: Vec<(String, String)>,
+    id: u64,
+    state: State,
+}
+
+impl Task {
+    fn new(shared: Shared, version: Arc<Version>, log: Arc<FunctionLog>) -> Self {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let limits = version.declared.config.limits.or(shared.limits);
+        let env = environment(&version);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self { shared, version, log, limits, env, id, state: State::Empty }
+    }
+
+    async fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
+        loop {
+            let event = match &self.state {
+                State::Empty => inbox.recv().await.map_or(Event::End, Event::Job),
+                State::Idle { leaf, entry, since } => {
+                    let wait = if leaf.sandbox().is_paused() {
+                        self.shared.idle_ttl
+                    } else {
+                        self.shared.pause_after.min(self.shared.idle_ttl)
+                    };
+                    tokio::select! {
+                        biased;
+                        job = inbox.recv() => job.map_or(Event::End, Event::Job),
+                        () = leaf.unasked() => Event::Lost,
+                        () = entry.asked() => Event::GiveUp,
+                        () = tokio::time::sleep_until((*since + wait).into()) => Event::Waited,
+                    }
+                }
+            };
+            match event {
+                Event::Job(job) => self.serve(job).await,
+                Event::Waited => self.waited(),
+                Event::Lost => {
+                    tracing::info!(function = %self.version.name, "a sandbox ended while idle");
+                    self.state = State::Empty;
+                }
+                Event::GiveUp => self.state = State::Empty,
+                Event::End => return,
+            }
+        }
+    }
+
+    /// Idle long enough: pause, or give up.
+    fn waited(&mut self) {
+        let State::Idle { leaf, since, .. } = &mut self.state else { return };
+        if leaf.sandbox().is_paused() || since.elapsed() >= self.shared.idle_ttl {
+            self.state = State::Empty;
+        } else if let Err(error) = leaf.sandbox_mut().pause() {
+            tracing::warn!(function = %self.version.name, %error, "a sandbox could not be paused");
+            self.state = State::Empty;
+        }
+    }
+
+    async fn serve(&mut self, job: Job) {
+        if job.reply.is_closed() {
+            return; // The caller went away while it was queued.
+        }
+        let queue = job.queued.elapsed();
+        let mut timings = Timings::default();
+        timings.0.push(("queue", queue));
+        let answer = self.answer(&job.invocation, timings).await;
+        let _ = job.reply.send(answer);
+    }
+
+    async fn answer(&mut self, invocation: &Invocation, mut timings: Timings) -> Result<Answer, InvokeError> {
+        let (mut leaf, start, spent) = self.leaf().await?;
+        let bound = Duration::from_secs(self.limits.runtime_sec.into());
+        let request = Request {
+            method: invocation.method.clone(),
+            path: invocation.path.clone(),
+            query: invocation.query.clone(),
+            headers: invocation.headers.clone(),
+        };
+        let called = tokio::time::timeout(bound, leaf.call(&request, &invocation.body)).await;
+        let reply = match called {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(error)) => return Err(self.explain(error, *leaf).await),
+            Err(_elapsed) => {
+                leaf.sandbox().kill();
+                let limit_s = self.limits.runtime_sec;
+                return Err(InvokeError::TimedOut { function: self.name(), limit_s });
+            }
+        };
+        if let Some(spent) = spent {
+            break_down(&mut timings, &leaf, spent, &reply);
+        }
+        let exec = Duration::from_micros(reply.response.exec_us.into());
+        timings.0.push(("exec", exec));
+        if self.version.declared.config.reuse_sandbox && !reply.response.broken {
+            let entry = self.shared.idle.enter(self.id);
+            self.state = State::Idle { leaf, entry, since: Instant::now() };
+        }
+        Ok(Answer {
+            status: reply.response.status,
+            headers: reply.response.headers,
+            body: reply.body,
+            start,
+            timings,
+        })
+    }
+
+    /// A sandbox for one request: the one at hand, or a new one.
+    async fn leaf(&mut self) -> Result<(Box<Leaf>, Start, Option<Spent>), InvokeError> {
+        if let State::Idle { mut leaf, .. } = std::mem::replace(&mut self.state, State::Empty) {
+            if !leaf.sandbox().is_paused() {
+                return Ok((leaf, Start::Warm, None));
+            }
+            match leaf.sandbox_mut().unpause() {
+                Ok(()) => return Ok((leaf, Start::Unpaused, None)),
+                Err(error) => tracing::warn!(%error, "a sandbox could not be unpaused"),
+            }
+        }
+        let permit = self.place().await?;
+        let need = Need {
+            pins: &self.version.declared.pins,
+            network: self.shared.network,
+            limits: &self.limits,
+            code: &self.version.dir,
+            function: self.version.name.as_str(),
+            file: &self.version.declared.entry.file,
+            env: &self.env,
+            permit,
+        };
+        match self.shared.forest.start(need).await {
+            Ok((mut leaf, spent)) => {
+                if let Some(output) = leaf.take_log() {
+                    self.log.follow(output);
+                }
+                let start = if leaf.node().is_some() { Start::Forked } else { Start::Fresh };
+                Ok((Box::new(leaf), start, Some(spent)))
+            }
+            Err(ZygoteError::Sandbox(SandboxError::Full { limit })) => Err(InvokeError::NoSandbox { limit }),
+            Err(error) => Err(InvokeError::Sandbox(error.to_string())),
+        }
+    }
+
+    /// A place among `max_sandboxes`: a free one, or an idle instance's.
+    async fn place(&self) -> Result<tokio::sync::OwnedSemaphorePermit, InvokeError> {
+        if let Some(permit) = self.shared.sandboxes.place() {
+            return Ok(permit);
+        }
+        self.shared.idle.ask_longest();
+        let limit = self.shared.sandboxes.tuning.max_sandboxes;
+        let waited = self.shared.sandboxes.wait_for_place(PLACE_BOUND).await;
+        waited.map_err(|_| InvokeError::NoSandbox { limit })
+    }
+
+    /// What a lost sandbox died of.
+    async fn explain(&self, error: SandboxError, leaf: Leaf) -> InvokeError {
+        let function = self.name();
+        match error {
+            SandboxError::Ended => {
+                // The kernel counts the kill before the process is gone.
+                if leaf.sandbox().oom_kills() > 0 {
+                    InvokeError::OutOfMemory { function, limit_mib: self.limits.mem_mb }
+                } else {
+                    InvokeError::Died { function }
+                }
+            }
+            SandboxError::Protocol(what) => InvokeError::Protocol { function, what: what.to_owned() },
+            SandboxError::Frame(what) => InvokeError::Protocol { function, what: what.to_string() },
+            other => InvokeError::Sandbox(other.to_string()),
+        }
+    }
+
+    fn name(&self) -> String {
+        self.version.name.to_string()
+    }
+}
+
+enum Event {
+    Job(Job),
+    Waited,
+    Lost,
+    GiveUp,
+    End,
+}
+
+/// The steps of a start, as far as they follow each other on the request's path.
+fn break_down(timings: &mut Timings, leaf: &Leaf, spent: Spent, reply: &Reply) {
+    let (begun, born) = leaf.birth();
+    let born = born.unwrap_or(begun);
+    let micros = |value: u32| Duration::from_micros(value.into());
+    let (import, exec) = (micros(reply.response.import_us), micros(reply.response.exec_us));
+    let inside = born.elapsed().saturating_sub(import).saturating_sub(exec);
+    timings.0.extend([
+        ("node", spent.node),
+        ("cgroup", spent.cgroup),
+        ("fork", born.duration_since(begun).saturating_sub(spent.cgroup)),
+        ("specialize", inside),
+        ("import", import),
+    ]);
+}
+
+/// A leaf's whole environment: nothing of the worker's, then the function's own.
+fn environment(version: &Version) -> Vec<(String, String)> {
+    let fixed = [
+        ("PATH", "/usr/local/bin:/usr/bin:/bin"),
+        ("HOME", "/tmp"),
+        ("TMPDIR", "/tmp"),
+        ("LANG", "C.UTF-8"),
+        ("USER", "sandbox"),
+        ("LOGNAME", "sandbox"),
+        ("HOSIER_FUNCTION", version.name.as_str()),
+    ];
+    let own = version.declared.config.environment.iter();
+    let mut env: Vec<(String, String)> =
+        fixed.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    for (key, value) in own {
+        env.retain(|(known, _)| known != key);
+        env.push((key.clone(), value.clone()));
+    }
+    env
+}
