@@ -1,6 +1,7 @@
 //! The lambda floor: functions and instances, code registry, packages, limits.
 
 pub mod archive;
+pub mod code;
 pub mod config;
 pub mod invocation;
 pub mod name;
