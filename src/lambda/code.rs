@@ -109,6 +109,36 @@ pub fn inspect(dir: &Path, python: PythonVersion) -> Result<Declared, CodeError>
     Ok(Declared { config, entry, pins })
 }
 
+/// Stores an archive as function `name`, if it can run; what it declares.
+///
+/// # Errors
+/// As [`inspect`], or the registry cannot store it. Nothing has changed then.
+pub fn store(
+    registry: &Registry,
+    name: &FunctionName,
+    archive: impl io::Read,
+    python: PythonVersion,
+) -> Result<Declared, CodeError> {
+    let mut declared = None;
+    registry.store(name, archive, |files| inspect(files, python).map(|found| declared = Some(found)))?;
+    declared.ok_or(CodeError::Abandoned)
+}
+
+/// Stores the files of `source` as function `name`; otherwise as [`store`].
+///
+/// # Errors
+/// As [`store`].
+pub fn store_dir(
+    registry: &Registry,
+    name: &FunctionName,
+    source: &Path,
+    python: PythonVersion,
+) -> Result<Declared, CodeError> {
+    let mut declared = None;
+    registry.store_dir(name, source, |files| inspect(files, python).map(|found| declared = Some(found)))?;
+    declared.ok_or(CodeError::Abandoned)
+}
+
 /// One version of a function, ready to run but for its packages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {

@@ -119,3 +119,18 @@ async fn two_at_a_time_make_one_version() {
     assert_eq!(one.await.unwrap(), two.await.unwrap());
     house.prepare().await.unwrap();
 }
+
+#[test]
+fn only_what_can_run_is_stored() {
+    let house = House::new(Ok(Ended::Exited(0)));
+    let source = tempfile::tempdir().unwrap();
+    let registry = &house.versions.registry;
+    let store = || store_dir(registry, &house.name, source.path(), house.versions.compiler.version);
+    fs::write(source.path().join("f.py"), "x = 1").unwrap();
+    fs::write(source.path().join("requirements.txt"), "six").unwrap();
+    assert!(store().unwrap_err().to_string().contains("requirements.txt:1"));
+    assert!(!house.dir.path().join("registry/hello.tar.gz").exists());
+    fs::write(source.path().join("requirements.txt"), "six==1.16.0").unwrap();
+    assert_eq!(store().unwrap().pins.len(), 1);
+    assert_eq!(fs::read_dir(house.dir.path().join("registry")).unwrap().count(), 1);
+}
