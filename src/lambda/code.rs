@@ -22,6 +22,7 @@ use super::requirements::{self, Pins, PythonVersion, RequirementsError};
 use super::tree::{self, Bounds, TreeError, make_dir};
 use super::{Blame, FunctionName};
 use crate::sandbox::{Bind, Command, Ended, Limits, Network, RunError, Runner};
+use crate::settings::Settings;
 
 /// No function's name begins with it.
 const STAGING: &str = "~staging-";
@@ -157,6 +158,13 @@ pub struct Compiler {
     pub python: PathBuf,
     pub version: PythonVersion,
     pub limits: Limits,
+}
+
+impl Compiler {
+    /// As the settings say, for an interpreter of this version.
+    pub fn from_settings(settings: &Settings, version: PythonVersion) -> Self {
+        Self { python: settings.sandbox.python.clone(), version, limits: settings.installer_limits }
+    }
 }
 
 /// The versions in one directory.
