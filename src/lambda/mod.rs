@@ -12,3 +12,4 @@ pub mod tree;
 
 pub use invocation::{Answer, Blame, Invocation, InvokeError, Start, Timings};
 pub use name::{BadName, FunctionName};
+pub use requirements::{Pin, Pins};
