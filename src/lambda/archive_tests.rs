@@ -175,3 +175,33 @@ fn packing_twice_gives_the_same_bytes_and_unpacks_to_the_same_files() {
     assert_eq!(read(&out, "a/l.py"), "1");
     assert!(!out.path().join("into/a/__pycache__").exists());
 }
+
+#[test]
+fn an_archive_with_any_byte_changed_ends_in_an_answer() {
+    let archive = Hostile::new().file("hello/f.py", b"x").link("hello/l", "f.py").file(&"d/".repeat(3), b"");
+    let plain = {
+        let mut bytes = Vec::new();
+        MultiGzDecoder::new(archive.bytes().as_slice()).read_to_end(&mut bytes).unwrap();
+        bytes
+    };
+    let mut random = 7_u64;
+    let mut next = move || {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) as usize
+    };
+    for _ in 0..500 {
+        let mut bytes = plain.clone();
+        let at = next() % bytes.len();
+        bytes[at] = next() as u8;
+        // Most changes fail the header's checksum: mend it, to get further.
+        let header = at / 512 * 512;
+        let mut mended = tar::Header::new_old();
+        mended.as_mut_bytes().copy_from_slice(&bytes[header..header + 512]);
+        mended.set_cksum();
+        bytes[header..header + 512].copy_from_slice(mended.as_bytes());
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(&bytes).unwrap();
+        let (_dir, _either) =
+            unpack_bytes(&gzip.finish().unwrap(), Bounds { bytes: 1 << 20, entries: 50, depth: 5 });
+    }
+}

@@ -19,6 +19,7 @@ use super::instance::{Instance, Job, Shared};
 use super::log::FunctionLog;
 use super::packages::Packages;
 use super::registry::{Fingerprint, Registry};
+use super::requirements::PythonVersion;
 use super::{Answer, FunctionName, Invocation, InvokeError, Version, Versions};
 use crate::sandbox::Sandboxes;
 
@@ -27,6 +28,7 @@ pub struct Floor {
     pub registry: Registry,
     pub versions: Versions<Sandboxes>,
     pub packages: Packages<Sandboxes>,
+    pub python: PythonVersion,
     pub shared: Shared,
     pub registry_cache: Duration,
     pub queue_len: usize,

@@ -124,41 +124,62 @@ impl Registry {
         Ok(Some(Fingerprint(hash.finalize().into())))
     }
 
-    /// Stores an archive as `name`, in place of what was there in either form.
-    /// It is on disk when this returns, or nothing has changed.
+    /// Stores an archive as `name`, in place of what was there in either form,
+    /// once `check` likes the files that are in it. It is on disk when this
+    /// returns, or nothing has changed.
     ///
     /// # Errors
-    /// It cannot be read or written. What is in it is checked when it is fetched.
-    pub fn store(&self, name: &FunctionName, mut archive: impl Read) -> Result<(), RegistryError> {
-        self.replace(name, |file| {
-            io::copy(&mut archive, file).map(|_| ()).map_err(RegistryError::io(&self.dir))
-        })
+    /// It cannot be read, written or unpacked, or `check` refuses it.
+    pub fn store<E: From<RegistryError>>(
+        &self,
+        name: &FunctionName,
+        mut archive: impl Read,
+        check: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let write =
+            |file: &mut File| io::copy(&mut archive, file).map(|_| ()).map_err(RegistryError::io(&self.dir));
+        self.replace(name, write, check)
     }
 
     /// Stores the files of `source` as `name`; otherwise as [`Registry::store`].
     ///
     /// # Errors
-    /// It cannot be read or written, or has files that are refused.
-    pub fn store_dir(&self, name: &FunctionName, source: &Path) -> Result<(), RegistryError> {
-        self.replace(name, |file| {
-            archive::pack(source, file, self.bounds)
-                .map_err(|error| RegistryError::Files(name.clone(), error))
-        })
+    /// They cannot be read or written, some are refused, or `check` refuses them.
+    pub fn store_dir<E: From<RegistryError>>(
+        &self,
+        name: &FunctionName,
+        source: &Path,
+        check: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let refused = |error| RegistryError::Files(name.clone(), error);
+        self.replace(name, |file| archive::pack(source, file, self.bounds).map_err(refused), check)
     }
 
-    fn replace(
+    fn replace<E: From<RegistryError>>(
         &self,
         name: &FunctionName,
         write: impl FnOnce(&mut File) -> Result<(), RegistryError>,
-    ) -> Result<(), RegistryError> {
+        check: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<(), E> {
         let staging = Staging(self.staging());
-        let target = self.dir.join(format!("{name}{SUFFIX}"));
         let mut file = tree::new_file(&staging.0, false).map_err(RegistryError::io(&staging.0))?;
         write(&mut file)?;
         file.flush().and_then(|()| file.sync_all()).map_err(RegistryError::io(&staging.0))?;
+        let unpacked = Staging(self.staging());
+        make_dir(&unpacked.0).map_err(RegistryError::io(&unpacked.0))?;
+        self.unpack(name, &staging.0, &unpacked.0)?;
+        check(&unpacked.0)?;
+        let target = self.dir.join(format!("{name}{SUFFIX}"));
         fs::rename(&staging.0, &target).map_err(RegistryError::io(&target))?;
         self.sync()?;
-        self.remove_entry(&self.dir.join(name.as_str())).map(|_| ())
+        self.remove_entry(&self.dir.join(name.as_str()))?;
+        Ok(())
+    }
+
+    fn unpack(&self, name: &FunctionName, archive: &Path, into: &Path) -> Result<(), RegistryError> {
+        let file = File::open(archive).map_err(RegistryError::io(archive))?;
+        archive::unpack(file, into, name.as_str(), self.bounds)
+            .map_err(|error| RegistryError::Archive(name.clone(), error))
     }
 
     /// Removes `name` in either form. False if it was not there.
@@ -179,11 +200,7 @@ impl Registry {
     /// It is not there, cannot be read, or has files that are refused.
     pub fn fetch(&self, name: &FunctionName, into: &Path) -> Result<(), RegistryError> {
         match self.find(name).ok_or_else(|| RegistryError::Unknown(name.clone()))? {
-            Form::Archive(path) => {
-                let file = File::open(&path).map_err(RegistryError::io(&path))?;
-                archive::unpack(file, into, name.as_str(), self.bounds)
-                    .map_err(|error| RegistryError::Archive(name.clone(), error))
-            }
+            Form::Archive(path) => self.unpack(name, &path, into),
             Form::Dir(path) => tree::walk(&path, self.bounds)
                 .and_then(|nodes| tree::copy(&path, &nodes, into, self.bounds))
                 .map_err(|error| RegistryError::Files(name.clone(), error)),
@@ -231,12 +248,12 @@ impl Registry {
     }
 }
 
-/// A file that goes away unless it was renamed.
+/// A file or directory that goes away unless it was renamed.
 struct Staging(PathBuf);
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0); // renamed, or never made
+        let _ = remove(&self.0); // renamed, or never made
     }
 }
 
@@ -283,15 +300,19 @@ mod tests {
         dir
     }
 
+    fn put(registry: &Registry, text: &str) {
+        registry.store_dir(&name("a"), source(text).path(), |_| Ok::<_, RegistryError>(())).unwrap();
+    }
+
     #[test]
     fn storing_replaces_either_form_and_leaves_nothing_beside_it() {
         let (_dir, registry) = registry();
         fs::create_dir(registry.dir.join("a")).unwrap();
         fs::write(registry.dir.join("a/f.py"), "old").unwrap();
         assert_eq!(fetched(&registry, "a"), "old");
-        registry.store_dir(&name("a"), source("new").path()).unwrap();
+        put(&registry, "new");
         assert_eq!(fetched(&registry, "a"), "new");
-        registry.store_dir(&name("a"), source("newer").path()).unwrap();
+        put(&registry, "newer");
         assert_eq!(fetched(&registry, "a"), "newer");
         assert_eq!(registry.names().unwrap(), ["a.tar.gz"]);
         assert_eq!(registry.list().unwrap(), [name("a")]);
@@ -314,12 +335,12 @@ mod tests {
         fs::write(registry.dir.join("a/sub/x.py"), "2").unwrap();
         assert_ne!(first, seen());
         let second = seen();
-        registry.store_dir(&name("a"), source("x").path()).unwrap();
+        put(&registry, "x");
         assert_ne!(second, seen());
     }
 
     #[test]
-    fn an_upload_that_breaks_off_changes_nothing() {
+    fn an_upload_that_breaks_off_or_is_refused_changes_nothing() {
         struct Broken;
         impl Read for Broken {
             fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
@@ -327,8 +348,14 @@ mod tests {
             }
         }
         let (_dir, registry) = registry();
-        registry.store_dir(&name("a"), source("good").path()).unwrap();
-        assert!(registry.store(&name("a"), Broken).is_err());
+        put(&registry, "good");
+        let like = |_: &Path| Ok::<_, RegistryError>(());
+        assert!(registry.store(&name("a"), Broken, like).is_err());
+        assert_eq!(registry.store(&name("a"), &b"no gzip"[..], like).unwrap_err().blame(), Blame::Function);
+        let mut good = Vec::new();
+        archive::pack(source("x").path(), &mut good, Bounds::default()).unwrap();
+        let refuse = |_: &Path| Err(RegistryError::Unknown(name("a")));
+        assert!(registry.store(&name("a"), good.as_slice(), refuse).is_err());
         assert_eq!(fetched(&registry, "a"), "good");
         assert_eq!(registry.names().unwrap(), ["a.tar.gz"]);
     }

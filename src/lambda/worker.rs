@@ -11,8 +11,7 @@ use serde_json::{Map, Value};
 
 use super::function::{Floor, Function};
 use super::log::FunctionLog;
-use super::registry::RegistryError;
-use super::{Answer, Blame, Engine, FunctionName, Invocation, InvokeError, RegistryFault};
+use super::{Answer, Blame, CodeError, Engine, FunctionName, Invocation, InvokeError, RegistryFault, code};
 use crate::stats::Stats;
 
 /// All functions of a worker.
@@ -85,8 +84,8 @@ impl Engine for Worker {
     }
 
     async fn store(&self, name: &FunctionName, archive: Bytes) -> Result<(), RegistryFault> {
-        let (registry, name) = (self.floor.registry.clone(), name.clone());
-        blocking(move || registry.store(&name, &archive[..])).await
+        let (registry, name, python) = (self.floor.registry.clone(), name.clone(), self.floor.python);
+        blocking(move || code::store(&registry, &name, &archive[..], python).map(drop)).await
     }
 
     async fn remove(&self, name: &FunctionName) -> Result<bool, RegistryFault> {
@@ -132,11 +131,12 @@ impl Engine for Worker {
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, RegistryError> + Send + 'static,
+async fn blocking<T: Send + 'static, E: Into<CodeError> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, RegistryFault> {
     let fault = |blame, message: String| RegistryFault { blame, message };
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|_| fault(Blame::Worker, "the worker is stopping".to_owned()))?
-        .map_err(|error| fault(error.blame(), error.to_string()))
+        .map_err(Into::into)
+        .map_err(|error: CodeError| fault(error.blame(), error.to_string()))
 }

@@ -27,7 +27,7 @@ use super::base::{STAGING, c_string};
 use super::cgroup::{Cgroup, Group, Pool};
 use super::error::{About, During};
 use super::ids::{IdRange, Ids, RANGE};
-use super::life::{Estate, Kept};
+use super::life::{Estate, Kept, Roster};
 use super::seccomp::Filters;
 use super::writable::{Wanted, WritableRoot};
 use super::{Base, Channel, Limits, MountPoint, Network, Sandbox, SandboxError, Spawner, Undertaker};
@@ -87,6 +87,7 @@ pub struct Cell {
     /// How long the control group took.
     pub cgroup_time: Duration,
     id: u64,
+    purpose: Purpose,
     child_socket: OwnedFd,
     child_log: OwnedFd,
     mounts: Vec<OwnedFd>,
@@ -135,6 +136,7 @@ pub struct Sandboxes {
     ids: Ids,
     fresh: Pool,
     places: Arc<Semaphore>,
+    roster: Roster,
     next: AtomicU64,
 }
 
@@ -166,6 +168,7 @@ impl Sandboxes {
             hierarchies: parts.hierarchies,
             ids: Ids::new(parts.seed),
             places: Arc::new(Semaphore::new(parts.tuning.max_sandboxes)),
+            roster: Roster::default(),
             next: AtomicU64::new(1),
         }))
     }
@@ -198,6 +201,20 @@ impl Sandboxes {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(full),
         }
+    }
+
+    /// The living sandboxes as text, one a line.
+    pub fn picture(&self) -> String {
+        use std::fmt::Write;
+        let mut text = String::new();
+        for (id, line) in self.roster.lines().iter() {
+            let state = if line.paused { "paused" } else { "running" };
+            let (purpose, age) = (line.purpose, line.since.elapsed().as_secs());
+            let cgroup = line.cgroup.display();
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "  sandbox {id} {purpose:?} {state} for {age} s, cgroup {cgroup}");
+        }
+        text
     }
 
     /// Places that are taken.
@@ -258,6 +275,7 @@ impl Sandboxes {
             log,
             cgroup_time,
             id,
+            purpose,
             child_socket,
             child_log,
             mounts,
@@ -376,7 +394,8 @@ impl Sandboxes {
     /// Its socket cannot be polled.
     pub fn started(&self, cell: Cell, pidfd: OwnedFd) -> Result<Started, SandboxError> {
         let estate = Estate { cgroup: cell.cgroup, ids: cell.ids, permit: cell.permit, kept: cell.kept };
-        let sandbox = Sandbox::new(cell.id, pidfd, estate, self.undertaker.clone());
+        let sandbox =
+            Sandbox::new(cell.id, cell.purpose, pidfd, estate, self.undertaker.clone(), self.roster.clone());
         let channel = Channel::new(cell.socket).about("a sandbox's socket")?;
         Ok(Started { sandbox, channel, log: cell.log, ended: None })
     }

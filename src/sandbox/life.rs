@@ -11,9 +11,10 @@
 //! A [`Sandbox`] owns its control group, its process (by pidfd) and its place
 //! among `max_sandboxes`. However it goes out of scope, it goes to the undertaker.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hosier_zygote::sys::process::kill_pidfd;
@@ -47,6 +48,25 @@ pub(super) enum Kept {
     Root(WritableRoot),
 }
 
+/// The living sandboxes of a worker, for whoever looks.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Roster(Arc<Mutex<BTreeMap<u64, Line>>>);
+
+/// What the roster says of one.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub purpose: super::Purpose,
+    pub since: Instant,
+    pub paused: bool,
+    pub cgroup: std::path::PathBuf,
+}
+
+impl Roster {
+    pub fn lines(&self) -> MutexGuard<'_, BTreeMap<u64, Line>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A living sandbox.
 #[derive(Debug)]
 pub struct Sandbox {
@@ -55,12 +75,22 @@ pub struct Sandbox {
     paused: bool,
     estate: Option<Estate>,
     undertaker: Undertaker,
+    roster: Roster,
 }
 
 impl Sandbox {
-    pub(super) fn new(id: u64, pidfd: OwnedFd, mut estate: Estate, undertaker: Undertaker) -> Self {
+    pub(super) fn new(
+        id: u64,
+        purpose: super::Purpose,
+        pidfd: OwnedFd,
+        mut estate: Estate,
+        undertaker: Undertaker,
+        roster: Roster,
+    ) -> Self {
         estate.cgroup.born();
-        Self { id, pidfd: Arc::new(pidfd), paused: false, estate: Some(estate), undertaker }
+        let cgroup = estate.cgroup.paths().into_iter().next().unwrap_or_default();
+        roster.lines().insert(id, Line { purpose, since: Instant::now(), paused: false, cgroup });
+        Self { id, pidfd: Arc::new(pidfd), paused: false, estate: Some(estate), undertaker, roster }
     }
 
     pub fn id(&self) -> u64 {
@@ -83,7 +113,7 @@ impl Sandbox {
                 let _ = estate.cgroup.thaw();
                 return Err(error.into());
             }
-            self.paused = true;
+            self.mark(true);
         }
         Ok(())
     }
@@ -95,9 +125,16 @@ impl Sandbox {
             && self.paused
         {
             estate.cgroup.thaw()?;
-            self.paused = false;
+            self.mark(false);
         }
         Ok(())
+    }
+
+    fn mark(&mut self, paused: bool) {
+        self.paused = paused;
+        if let Some(line) = self.roster.lines().get_mut(&self.id) {
+            line.paused = paused;
+        }
     }
 
     /// How often the kernel killed one of its processes for want of memory.
@@ -136,6 +173,7 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         self.kill();
+        self.roster.lines().remove(&self.id);
         if let Some(estate) = self.estate.take() {
             if self.paused {
                 // In the v1 freezer a SIGKILL waits for the thaw, and meets it first.

@@ -9,7 +9,7 @@ pub fn default_file() -> String {
     let defaults = toml::Value::try_from(Raw::default()).unwrap_or(toml::Value::Boolean(false));
     let mut out = String::from(
         "# The settings of this Hosier worker. Each key is shown at its default: take the # away\n\
-         # to change it. `hosier up -o key=value,section.key=value` overrides it for one run.\n",
+         # to change it. `hosier up -o key=value,section.key=value` overrides it for one run.\n\n",
     );
     let mut section = "";
     for key in KEYS {

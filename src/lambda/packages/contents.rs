@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::requirements::{PythonVersion, marker_holds, normalize};
+use crate::lambda::requirements::{PythonVersion, marker_holds, normalize};
 
 /// What is known of one installed package.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -44,7 +44,7 @@ pub(super) fn read(files: &Path, python: PythonVersion) -> io::Result<Contents> 
 fn text(path: &Path) -> io::Result<String> {
     use io::Read;
     let mut bytes = Vec::new();
-    match super::super::tree::open_file(path) {
+    match crate::lambda::tree::open_file(path) {
         Ok(file) => file.take(SIZE_LIMIT_BYTES).read_to_end(&mut bytes)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
         Err(error) => return Err(error),

@@ -1,12 +1,14 @@
 //! One run of `uv`: the command for a fresh sandbox, and what its failure
-//! means. Pure.
+//! means. Pure, but for the look for `uv`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::super::Blame;
-use super::super::requirements::Pin;
 use super::operator::Operator;
+use super::tools::{self, ToolError};
+use crate::lambda::Blame;
+use crate::lambda::requirements::Pin;
 use crate::sandbox::{Bind, Command, Ended, Limits, Network};
+use crate::settings::Settings;
 
 /// Where a sandbox shows `uv` and the directory that it fills.
 const UV: &str = "/installer/uv";
@@ -18,10 +20,12 @@ const TAIL_LINES: usize = 12;
 /// What every install is made with.
 #[derive(Debug, Clone)]
 pub struct Installer {
-    /// `uv` on the host.
-    pub uv: std::path::PathBuf,
+    /// The worker's directory, where [`find_uv`] looks first.
+    pub dir: PathBuf,
+    /// `uv` on the host, if the settings name it.
+    pub uv: Option<PathBuf>,
     /// The interpreter, on the host and in the sandbox.
-    pub python: std::path::PathBuf,
+    pub python: PathBuf,
     pub limits: Limits,
     pub operator: Operator,
 }
@@ -58,20 +62,37 @@ impl Failure {
 }
 
 impl Installer {
+    /// As the settings and the operator's own say.
+    pub fn from_settings(settings: &Settings) -> Self {
+        Self {
+            dir: settings.dir.clone(),
+            uv: settings.installer.uv.clone(),
+            python: settings.sandbox.python.clone(),
+            limits: settings.installer_limits,
+            operator: Operator::from_host(settings.pip_mirror.as_deref()),
+        }
+    }
+
+    /// Looked for at each install: functions without packages need none, and
+    /// one that is put there later is found.
+    pub(super) fn find_uv(&self) -> Result<PathBuf, ToolError> {
+        tools::find_uv(&self.dir, self.uv.as_deref())
+    }
+
     /// Installs `pin`, without its dependencies, into `files` of the host's
     /// directory `out`.
-    pub(super) fn install(&self, pin: &Pin, out: &Path) -> Command {
+    pub(super) fn install(&self, uv: &Path, pin: &Pin, out: &Path) -> Command {
         let files = format!("{OUT}/files");
-        self.command(&["--compile-bytecode", "--target", &files, &pin.to_string()], out)
+        self.command(&["--compile-bytecode", "--target", &files, &pin.to_string()], uv, out)
     }
 
     /// Asks the index for the newest version of `pin`'s package.
-    pub(super) fn ask_newest(&self, pin: &Pin, out: &Path) -> Command {
+    pub(super) fn ask_newest(&self, uv: &Path, pin: &Pin, out: &Path) -> Command {
         let probe = format!("{OUT}/probe");
-        self.command(&["--dry-run", "--target", &probe, pin.name()], out)
+        self.command(&["--dry-run", "--target", &probe, pin.name()], uv, out)
     }
 
-    fn command(&self, arguments: &[&str], out: &Path) -> Command {
+    fn command(&self, arguments: &[&str], uv: &Path, out: &Path) -> Command {
         let python = self.python.display().to_string();
         let fixed = [
             UV,
@@ -105,7 +126,7 @@ impl Installer {
         let mut env: Vec<_> = own.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         env.extend(self.operator.env.iter().cloned());
         let mut binds = vec![
-            Bind { source: self.uv.clone(), target: UV.to_owned(), writable: false },
+            Bind { source: uv.to_owned(), target: UV.to_owned(), writable: false },
             Bind { source: out.to_owned(), target: OUT.to_owned(), writable: true },
         ];
         binds.extend(self.operator.binds.iter().cloned());
@@ -188,12 +209,14 @@ mod tests {
     #[test]
     fn an_installer_gets_no_environment_of_the_workers() {
         let installer = Installer {
-            uv: "/x/uv".into(),
+            dir: "/nowhere".into(),
+            uv: None,
             python: "/usr/bin/python3".into(),
             limits: Limits::default(),
             operator: Operator::default(),
         };
-        let command = installer.install(&"six==1.16.0".parse().unwrap(), Path::new("/staging"));
+        let command =
+            installer.install(Path::new("/x/uv"), &"six==1.16.0".parse().unwrap(), Path::new("/staging"));
         assert_eq!(command.argv.last().unwrap(), "six==1.16.0");
         assert!(command.env.iter().all(|(name, value)| name != "HOME" || value.starts_with("/out")));
         assert!(

@@ -53,6 +53,8 @@ pub enum PackageError {
     Files { pin: Pin, source: TreeError },
     #[error("the package store: {}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Tool(#[from] ToolError),
     #[error("{0} is not installed")]
     Missing(Pin),
     #[error("an installer ended before it was done")]
@@ -211,6 +213,22 @@ impl<R: Runner> Packages<R> {
     }
 }
 
+/// What the zygote floor asks. A package that cannot be read imports nothing:
+/// its node stands without it, and the function's own import tells.
+impl<R: Runner> crate::zygote::Packages for Packages<R> {
+    fn directory(&self, pin: &Pin) -> PathBuf {
+        self.0.dir.join(pin.to_string())
+    }
+
+    fn modules(&self, pin: &Pin) -> Vec<String> {
+        self.top_level(pin).unwrap_or_default()
+    }
+
+    fn requires(&self, pin: &Pin) -> Vec<String> {
+        Packages::requires(self, pin).unwrap_or_default()
+    }
+}
+
 impl<R: Runner> Store<R> {
     fn has(&self, pin: &Pin) -> bool {
         self.dir.join(pin.to_string()).join(META).is_file()
@@ -230,6 +248,12 @@ impl<R: Runner> Store<R> {
     async fn install(self: &Arc<Self>, pin: &Pin) -> Result<(), PackageError> {
         let turn = self.turn(pin);
         let _turn = turn.lock().await;
+        if self.has(pin) {
+            return Ok(());
+        }
+        // The slot before the lock: who waits holds no descriptor and no thread.
+        let _slot = self.slots.acquire().await.map_err(|_| PackageError::Abandoned)?;
+        let uv = self.installer.find_uv()?;
         let lock = {
             let (locks, pin) = (self.dir.join(LOCKS), pin.clone());
             let locked = tokio::task::spawn_blocking(move || lock(&locks, &pin, FlockArg::LockExclusive));
@@ -238,7 +262,6 @@ impl<R: Runner> Store<R> {
         if self.has(pin) {
             return Ok(());
         }
-        let _slot = self.slots.acquire().await.map_err(|_| PackageError::Abandoned)?;
         let began = Instant::now();
         // Below the lock until it is dropped, also if this future is.
         let staging = Staging { path: self.dir.join(format!("{STAGING}{pin}")), _lock: lock };
@@ -246,9 +269,9 @@ impl<R: Runner> Store<R> {
             let path = staging.path.join(dir);
             fresh_dir(&path).map_err(PackageError::io(&path))?;
         }
-        let outcome = self.run(pin, self.installer.install(pin, &staging.path)).await?;
+        let outcome = self.run(pin, self.installer.install(&uv, pin, &staging.path)).await?;
         if let Some(failure) = self.installer.explain(outcome.ended, &outcome.output) {
-            let failure = self.with_newest(pin, failure, &staging.path).await;
+            let failure = self.with_newest(&uv, pin, failure, &staging.path).await;
             return Err(PackageError::Install { pin: pin.clone(), failure });
         }
         let (store, owned) = (self.clone(), pin.clone());
@@ -286,11 +309,11 @@ impl<R: Runner> Store<R> {
     }
 
     /// Adds which version there is, if that can be found out.
-    async fn with_newest(&self, pin: &Pin, failure: Failure, out: &Path) -> Failure {
+    async fn with_newest(&self, uv: &Path, pin: &Pin, failure: Failure, out: &Path) -> Failure {
         if failure != (Failure::NoSuchVersion { newest: None }) {
             return failure;
         }
-        let asked = self.run(pin, self.installer.ask_newest(pin, out)).await;
+        let asked = self.run(pin, self.installer.ask_newest(uv, pin, out)).await;
         Failure::NoSuchVersion { newest: asked.ok().and_then(|asked| installer::newest(pin, &asked.output)) }
     }
 

@@ -1,7 +1,9 @@
 //! What the operator set up for package installs on this machine: index,
 //! certificates, proxies. An installer's sandbox has no environment and no
-//! configuration of the host's, so this is all that it gets. Pure.
+//! configuration of the host's, so this is all that it gets. Pure, but for
+//! [`Operator::from_host`].
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::sandbox::Bind;
@@ -13,10 +15,17 @@ const PROXIES: [&str; 4] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"
 const CERTIFICATES: &str = "/installer/ca.pem";
 
 /// The operator's settings, as an installer takes them.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Operator {
     pub(super) env: Vec<(String, String)>,
     pub(super) binds: Vec<Bind>,
+}
+
+impl fmt::Debug for Operator {
+    /// Names only: an index's URL may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.env.iter().map(|(name, _)| name)).finish()
+    }
 }
 
 impl Operator {

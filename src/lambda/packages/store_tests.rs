@@ -55,7 +55,8 @@ impl Runner for Scripted {
 
 fn store<R: Runner>(dir: &Path, uv: &Path, runner: Arc<R>) -> Packages<R> {
     let installer = Installer {
-        uv: uv.to_owned(),
+        dir: "/nowhere".into(),
+        uv: Some(uv.to_owned()),
         python: "/usr/bin/python3".into(),
         limits: Limits { runtime_sec: 300, ..Limits::default() },
         operator: Operator::from_host(None),
@@ -82,7 +83,7 @@ async fn a_pin_is_installed_once_however_many_ask_for_it() {
     let mut asking = JoinSet::new();
     // Two stores on one directory: `hosier deploy` beside a worker.
     for n in 0..8 {
-        let store = store(dir.path(), Path::new("/uv"), runner.clone());
+        let store = store(dir.path(), Path::new("/bin/true"), runner.clone());
         let wanted = wanted.clone();
         asking.spawn(async move {
             if n % 2 == 0 {
@@ -96,7 +97,7 @@ async fn a_pin_is_installed_once_however_many_ask_for_it() {
     }
     assert_eq!(runner.runs.load(Ordering::SeqCst), 4);
     assert_eq!(entries(dir.path()), [".locks", "a==1", "b==1", "c==1", "d==1"]);
-    let store = store(dir.path(), Path::new("/uv"), runner.clone());
+    let store = store(dir.path(), Path::new("/bin/true"), runner.clone());
     let pin = "a==1".parse().unwrap();
     assert_eq!(store.top_level(&pin).unwrap(), ["a"]);
     assert_eq!(store.requires(&pin).unwrap(), ["other-thing"]);
@@ -108,7 +109,7 @@ async fn a_pin_is_installed_once_however_many_ask_for_it() {
 async fn one_store_runs_a_bounded_number_of_installers() {
     let dir = tempfile::tempdir().unwrap();
     let runner = Arc::new(Scripted::default());
-    let store = store(dir.path(), Path::new("/uv"), runner.clone());
+    let store = store(dir.path(), Path::new("/bin/true"), runner.clone());
     let many: Vec<_> = (0..8).map(|n| format!("p{n}==1")).collect();
     let many: Vec<_> = many.iter().map(String::as_str).collect();
     store.install(&pins(&many), Arc::new(())).await.unwrap();
@@ -118,7 +119,7 @@ async fn one_store_runs_a_bounded_number_of_installers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_names_the_pin_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let store = store(dir.path(), Path::new("/uv"), Arc::new(Scripted::default()));
+    let store = store(dir.path(), Path::new("/bin/true"), Arc::new(Scripted::default()));
     for (pin, part, blame) in [
         ("missing==9", "the newest is 3.0", Blame::Function),
         ("nosandbox==1", "no cgroup", Blame::Worker),
@@ -135,7 +136,7 @@ async fn a_failure_names_the_pin_and_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_install_that_is_given_up_leaves_nothing_and_can_be_done_again() {
     let dir = tempfile::tempdir().unwrap();
-    let store = store(dir.path(), Path::new("/uv"), Arc::new(Scripted::default()));
+    let store = store(dir.path(), Path::new("/bin/true"), Arc::new(Scripted::default()));
     let wanted = pins(&["hangs==1"]);
     let given_up =
         tokio::time::timeout(Duration::from_millis(200), store.install(&wanted, Arc::new(()))).await;
@@ -152,7 +153,7 @@ fn what_a_dead_installer_left_is_removed_and_what_a_live_one_does_is_not() {
     }
     fs::create_dir(dir.path().join(LOCKS)).unwrap();
     let live = lock(&dir.path().join(LOCKS), &"live==1".parse().unwrap(), FlockArg::LockExclusive).unwrap();
-    store(dir.path(), Path::new("/uv"), Arc::new(Scripted::default()));
+    store(dir.path(), Path::new("/bin/true"), Arc::new(Scripted::default()));
     assert_eq!(entries(dir.path()), [".locks", ".staging-live==1"]);
     drop(live);
 }
@@ -213,4 +214,13 @@ async fn real_packages_come_from_the_index_with_ready_bytecode() {
         let error = store.install(&pins(&[pin]), Arc::new(())).await.unwrap_err().to_string();
         assert!(error.contains(pin) && error.contains(part), "{error}");
     }
+}
+
+#[tokio::test]
+async fn without_uv_only_an_install_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path(), Path::new("/nowhere/uv"), Arc::new(Scripted::default()));
+    store.install(&Pins::new(), Arc::new(())).await.unwrap();
+    let error = store.install(&pins(&["a==1"]), Arc::new(())).await.unwrap_err();
+    assert!(error.to_string().contains("/nowhere/uv"), "{error}");
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::super::requirements::PythonVersion;
+use crate::lambda::requirements::PythonVersion;
 
 /// A program is not there, or cannot be put there.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +59,7 @@ pub fn ensure_uv(dir: &Path, named: Option<&Path>, python: &Path) -> Result<Path
     let staging = tools.join(".uv-staging");
     let io = |source| ToolError::Io { path: tools.clone(), source };
     std::fs::create_dir_all(&tools).map_err(io)?;
-    super::super::registry::fresh_dir(&staging).map_err(io)?;
+    crate::lambda::registry::fresh_dir(&staging).map_err(io)?;
     let result = install_uv(python, &staging).and_then(|uv| {
         std::fs::set_permissions(&uv, std::fs::Permissions::from_mode(0o755)).map_err(|e| e.to_string())?;
         std::fs::rename(&uv, tools.join("uv")).map_err(|e| e.to_string())

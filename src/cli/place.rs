@@ -1,0 +1,126 @@
+//! A worker directory: where things are in it, and who holds it.
+//!
+//! ```text
+//! DIR/hosier.toml            settings
+//! DIR/registry/              functions as they were stored
+//! DIR/packages/              the package store
+//! DIR/logs/                  what functions print
+//! DIR/tools/                 uv, if the machine has none
+//! DIR/worker/lock            held by the worker, and by its spawner until it has cleared up
+//! DIR/worker/hosier.sock     the worker's own socket
+//! DIR/worker/code/           functions as they run
+//! DIR/worker/run/            gone when the worker is
+//! ```
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use sha2::{Digest, Sha256};
+
+use super::CliError;
+use crate::settings::Settings;
+
+/// How long a start waits for the spawner of a dead worker to clear up.
+const CLEARING_UP: Duration = Duration::from_secs(5);
+
+/// The paths of one worker directory.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub dir: PathBuf,
+    pub worker: PathBuf,
+}
+
+impl Place {
+    pub fn of(settings: &Settings) -> Self {
+        Self { dir: settings.dir.clone(), worker: settings.worker_dir.clone() }
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.worker.join("hosier.sock")
+    }
+
+    pub fn run(&self) -> PathBuf {
+        self.worker.join("run")
+    }
+
+    pub fn code(&self) -> PathBuf {
+        self.worker.join("code")
+    }
+
+    pub fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
+    }
+
+    /// What the worker itself logs when it is detached.
+    pub fn worker_log(&self) -> PathBuf {
+        self.worker.join("worker.log")
+    }
+
+    /// The name of our control groups, the same for the same directory.
+    pub fn group(&self) -> String {
+        format!("hosier-{:08x}", self.seed())
+    }
+
+    /// A number of this directory's own.
+    pub fn seed(&self) -> u32 {
+        let path = self.dir.canonicalize().unwrap_or_else(|_| self.dir.clone());
+        let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
+        u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]])
+    }
+
+    /// Whether `hosier init` was here.
+    ///
+    /// # Errors
+    /// It was not.
+    pub fn check(&self) -> Result<(), CliError> {
+        if self.dir.join("hosier.toml").is_file() {
+            return Ok(());
+        }
+        Err(CliError::NotInitialized { dir: self.dir.clone() })
+    }
+
+    /// Takes the directory for one worker. What a dead one left is being
+    /// cleared up for a moment after its end, by its spawner, who holds the lock till then.
+    ///
+    /// # Errors
+    /// A worker runs here.
+    pub fn lock(&self) -> Result<Lock, CliError> {
+        make_dirs(&self.worker)?;
+        let path = self.worker.join("lock");
+        let until = Instant::now() + CLEARING_UP;
+        loop {
+            let file = File::options()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&path)
+                .map_err(|source| CliError::File { path: path.clone(), source })?;
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(Lock(lock)),
+                Err((_, Errno::EWOULDBLOCK)) if self.answers() || Instant::now() >= until => {
+                    return Err(CliError::Taken { dir: self.dir.clone() });
+                }
+                Err((_, Errno::EWOULDBLOCK)) => std::thread::sleep(Duration::from_millis(20)),
+                Err((_, errno)) => return Err(CliError::File { path, source: errno.into() }),
+            }
+        }
+    }
+
+    /// Whether a living worker listens on its own socket.
+    pub fn answers(&self) -> bool {
+        std::os::unix::net::UnixStream::connect(self.socket()).is_ok()
+    }
+}
+
+/// The directory is ours while this and every copy of it in a child are open.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "kept for its lock")] Flock<File>);
+
+/// Makes a directory and those above it.
+pub fn make_dirs(path: &Path) -> Result<(), CliError> {
+    fs::create_dir_all(path).map_err(|source: io::Error| CliError::File { path: path.to_owned(), source })
+}

@@ -1,0 +1,239 @@
+//! `hosier up`: a worker, until SIGTERM or SIGINT.
+//!
+//! ```text
+//! lock ─▶ foundation (floor.rs) ─▶ bind ─▶ plant the tree ─▶ ready ─▶ serve
+//! stop: no new connection ─▶ requests end ─▶ hang up on the spawner ─▶ wait until it has cleared up
+//! ```
+
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::floor::{Foundation, Site};
+use super::place::{Place, make_dirs};
+use super::{CliError, UpArgs, own_socket};
+use crate::lambda::function::Floor;
+use crate::lambda::packages::{Installer, Packages, python_version};
+use crate::lambda::registry::Registry;
+use crate::lambda::tree::Bounds;
+use crate::lambda::{Compiler, IdleInstances, Shared, Versions, Worker};
+use crate::sandbox::{Limits, Sandboxes};
+use crate::settings::{Rootfs, Settings, Tree};
+use crate::stats::Stats;
+use crate::trigger;
+use crate::zygote::{Forest, ForestParts, Template};
+
+/// How long `up -d` waits for the worker to be ready.
+const READY_BOUND: Duration = Duration::from_secs(60);
+/// How long a stop waits for the spawner to clear up.
+pub const CLEAR_BOUND: Duration = Duration::from_secs(20);
+
+/// Runs a worker, here or detached.
+///
+/// # Errors
+/// It could not be started.
+pub fn run(args: &UpArgs) -> Result<(), CliError> {
+    let settings = Settings::load(&args.place.dir, &args.options)?;
+    let place = Place::of(&settings);
+    place.check()?;
+    for note in settings.notes() {
+        eprintln!("hosier: {note}");
+    }
+    if args.detach {
+        return detach(args, &place);
+    }
+    if args.detached {
+        let _ = nix::unistd::setsid();
+    }
+    let lock = place.lock()?;
+    let site = Site { run: place.run(), group: place.group() };
+    let foundation = Foundation::lay(&site)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| CliError::File { path: "the runtime".into(), source })?;
+    let cleared = runtime.block_on(serve(settings, place, foundation))?;
+    // The spawner holds a copy of the lock until everything is gone.
+    drop(lock);
+    wait_for(&cleared, CLEAR_BOUND);
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(())
+}
+
+async fn serve(settings: Settings, place: Place, foundation: Foundation) -> Result<OwnedFd, CliError> {
+    let sandboxes = foundation.connect(&settings, place.seed())?;
+    let spawner = sandboxes.spawner.clone();
+    let result = work(&settings, &place, Arc::clone(&sandboxes)).await;
+    let cleared =
+        spawner.hang_up().map_err(|source| CliError::File { path: "the spawner's socket".into(), source })?;
+    result.map(|()| cleared)
+}
+
+async fn work(settings: &Settings, place: &Place, sandboxes: Arc<Sandboxes>) -> Result<(), CliError> {
+    let listeners = trigger::bind(&settings.worker_url, settings.worker_port)?;
+    let own = trigger::bind_own(&place.socket())?;
+    let stats = Arc::new(Stats::default());
+    let packages = packages(settings, &sandboxes, &stats)?;
+    let forest = Arc::new(Forest::new(ForestParts {
+        sandboxes: Arc::clone(&sandboxes),
+        packages: Arc::new(packages.clone()),
+        stats: Arc::clone(&stats),
+        template: template(&settings.import_cache_tree)?,
+        enabled: settings.features.import_cache,
+        python: settings.sandbox.python.display().to_string(),
+        limits: Limits {
+            procs: settings.zygote.procs,
+            mem_mb: settings.zygote.mem_mib,
+            cpu_percent: 400,
+            swappiness: 0,
+            runtime_sec: 0,
+        },
+        leaf_limits: settings.limits,
+        grow_bound: settings.zygote.grow_timeout,
+        // Leaves must find a place as well.
+        max_nodes: settings.zygote.max_nodes.min(settings.sandbox.max_sandboxes / 2).max(1),
+        gc_freeze: settings.zygote.gc_freeze,
+        writable_root: settings.sandbox.rootfs == Rootfs::Writable,
+    }));
+    forest.plant(settings.sandbox.network).await?;
+    let worker = Arc::new(worker(settings, place, &sandboxes, packages, &forest, &stats)?);
+    for listener in &listeners {
+        if let Ok(address) = listener.local_addr() {
+            eprintln!("hosier: ready on http://{address}");
+        }
+    }
+    let stop = stopped(sandboxes.spawner.clone());
+    let http = http(settings);
+    let ending = Arc::clone(&worker);
+    trigger::serve(listeners, own, worker, stats, http, stop).await;
+    eprintln!("hosier: stopping");
+    ending.stop();
+    forest.fell().await;
+    Ok(())
+}
+
+pub fn packages(
+    settings: &Settings,
+    sandboxes: &Arc<Sandboxes>,
+    stats: &Arc<Stats>,
+) -> Result<Packages<Sandboxes>, CliError> {
+    let python = python_version(&settings.sandbox.python)?;
+    let installer = Installer::from_settings(settings);
+    let (parallel, stats) = (settings.installer.parallel, Arc::clone(stats));
+    Ok(Packages::open(&settings.pkgs_dir, python, installer, parallel, Arc::clone(sandboxes), stats)?)
+}
+
+fn worker(
+    settings: &Settings,
+    place: &Place,
+    sandboxes: &Arc<Sandboxes>,
+    packages: Packages<Sandboxes>,
+    forest: &Arc<Forest>,
+    stats: &Arc<Stats>,
+) -> Result<Worker, CliError> {
+    let bounds = Bounds::default();
+    let registry = Registry::open(&settings.registry, bounds)?;
+    let python = python_version(&settings.sandbox.python)?;
+    let compiler = Compiler::from_settings(settings, python);
+    let versions = Versions::open(&place.code(), registry.clone(), compiler, bounds, Arc::clone(sandboxes))?;
+    let shared = Shared {
+        forest: Arc::clone(forest),
+        sandboxes: Arc::clone(sandboxes),
+        idle: Arc::new(IdleInstances::default()),
+        limits: settings.limits,
+        network: settings.sandbox.network,
+        pause_after: settings.sandbox.pause_after,
+        idle_ttl: settings.sandbox.idle_ttl,
+    };
+    let floor = Floor {
+        registry,
+        versions,
+        packages,
+        python,
+        shared,
+        registry_cache: settings.registry_cache,
+        queue_len: settings.sandbox.queue_len,
+    };
+    let limit = settings.log_limit_kib.unwrap_or(0) * 1024;
+    Ok(Worker::new(floor, Arc::clone(stats), place.logs(), limit))
+}
+
+fn template(tree: &Tree) -> Result<Option<Template>, CliError> {
+    let text = match tree {
+        Tree::Grown => return Ok(None),
+        Tree::Text(text) => text.clone(),
+        Tree::File(path) => {
+            std::fs::read_to_string(path).map_err(|source| CliError::File { path: path.clone(), source })?
+        }
+    };
+    Ok(Some(Template::parse(&text)?))
+}
+
+fn http(settings: &Settings) -> trigger::HttpSettings {
+    trigger::HttpSettings {
+        header_timeout: settings.http.header_timeout,
+        body_timeout: settings.http.body_timeout,
+        total_timeout: settings.http.total_timeout,
+        body_limit_bytes: settings.http.body_limit_bytes.min(hosier_zygote::wire::MAX_BODY),
+        max_connections: settings.http.max_connections,
+        stop_timeout: settings.stop_timeout,
+    }
+}
+
+/// Resolves at SIGTERM or SIGINT, or when the spawner is gone and nothing can run any more.
+async fn stopped(spawner: crate::sandbox::Spawner) {
+    let term = signal(SignalKind::terminate());
+    let int = signal(SignalKind::interrupt());
+    let (Ok(mut term), Ok(mut int)) = (term, int) else { return };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+        () = spawner.gone() => tracing::error!("the spawner is gone, and every sandbox with it: stopping"),
+    }
+}
+
+pub fn wait_for(pidfd: &OwnedFd, bound: Duration) {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+    let timeout = PollTimeout::try_from(bound).unwrap_or(PollTimeout::MAX);
+    let _ = poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout);
+}
+
+/// Starts the worker in a session of its own and returns when it is ready.
+fn detach(args: &UpArgs, place: &Place) -> Result<(), CliError> {
+    make_dirs(&place.worker)?;
+    let path = place.worker_log();
+    let file = |source| CliError::File { path: path.clone(), source };
+    let log = std::fs::File::create(&path).map_err(file)?;
+    let exe = std::env::current_exe().map_err(file)?;
+    let mut command = Command::new(exe);
+    command.arg("up").arg("-p").arg(&args.place.dir).arg("--detached");
+    for option in &args.options {
+        command.arg("-o").arg(option);
+    }
+    command.stdin(Stdio::null()).stdout(log.try_clone().map_err(file)?).stderr(log);
+    if place.answers() {
+        return Err(CliError::Taken { dir: place.dir.clone() });
+    }
+    let mut child = command.spawn().map_err(file)?;
+    let until = Instant::now() + READY_BOUND;
+    loop {
+        if let Some(status) = child.try_wait().map_err(file)? {
+            let said = std::fs::read_to_string(&path).unwrap_or_default();
+            return Err(CliError::NotUp { status, said: said.trim().to_owned() });
+        }
+        if own_socket::get(&place.socket(), "/status").is_ok_and(|answer| answer.status == 200) {
+            eprintln!("hosier: worker {} is ready; its log is {}", child.id(), path.display());
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(CliError::NotReady { bound_s: READY_BOUND.as_secs(), log: path });
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
