@@ -78,7 +78,9 @@ impl Channel {
     /// # Errors
     /// The runtime is ending.
     pub async fn readable(&self) -> io::Result<()> {
-        self.0.readable().await
+        // A look at the socket itself: the runtime's own note of its readiness
+        // may be older than the last read.
+        self.0.async_io(Interest::READABLE, || socket::peek(self.0.as_fd()).map_err(plain)).await
     }
 }
 

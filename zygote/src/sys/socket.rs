@@ -102,6 +102,15 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Received> {
     Ok(received)
 }
 
+/// Succeeds if something can be read, the end of the stream included.
+///
+/// # Errors
+/// `EAGAIN` if not.
+pub fn peek(socket: BorrowedFd<'_>) -> Result<()> {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    nix::sys::socket::recv(socket.as_raw_fd(), &mut [0], flags).named("recv").map(drop)
+}
+
 /// Reads exactly `buffer`, or fails with `ECONNRESET` at the end of the stream.
 ///
 /// # Errors
