@@ -34,7 +34,9 @@ const GONE_MS: u64 = 5_000;
 pub(super) struct Estate {
     pub cgroup: Cgroup,
     /// Its own range of ids, where it has a user namespace of its own.
+    #[expect(dead_code, reason = "given back by its drop")]
     pub ids: Option<IdRange>,
+    #[expect(dead_code, reason = "given back by its drop")]
     pub permit: Option<OwnedSemaphorePermit>,
     /// Prepared mounts that it has clones of.
     pub kept: Vec<Kept>,

@@ -167,7 +167,7 @@ impl Forest {
             let message = Specialize {
                 targets: vec!["packages".to_owned(), "handler".to_owned()],
                 confinement: Some(confinement),
-                handler: handler(&need.env, need.pins, need.function, need.file),
+                handler: handler(need.env, need.pins, need.function, need.file),
             };
             let mounts = [view.open()?, open_sealed(need.code)?];
             leaf.specialize(&message, &mounts).await?;
@@ -215,7 +215,7 @@ impl Forest {
         let message = Specialize {
             targets: Vec::new(),
             confinement: None,
-            handler: handler(&need.env, need.pins, need.function, need.file),
+            handler: handler(need.env, need.pins, need.function, need.file),
         };
         leaf.specialize(&message, &[]).await?;
         leaf.sandbox_mut().keep(view);

@@ -97,11 +97,6 @@ impl Zygote {
         self.sandbox.usage().map_or(0, |usage| usage.mem_bytes)
     }
 
-    /// The directories of its control group.
-    pub fn cgroup_paths(&self) -> Vec<std::path::PathBuf> {
-        self.sandbox.cgroup_paths()
-    }
-
     async fn ask(
         &self,
         message: &ToZygote,
