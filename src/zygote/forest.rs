@@ -57,6 +57,7 @@ pub struct ForestParts {
     pub grow_bound: Duration,
     pub max_nodes: usize,
     pub gc_freeze: bool,
+    pub solidify: bool,
     /// Leaves may write anywhere.
     pub writable_root: bool,
 }
@@ -364,20 +365,22 @@ impl Forest {
             writable: None,
         })?;
         let begun = Instant::now();
+        let imports = Imports {
+            path: paths(&entry.closure),
+            modules: entry.own.iter().flat_map(|pin| parts.packages.modules(pin)).collect(),
+            gc_freeze: parts.gc_freeze,
+            solidify: parts.solidify,
+        };
         let zygote = match parent {
             None => {
                 let python = &parts.python;
-                Zygote::root(entry.id, &parts.sandboxes, &tree.namespace, cell, python, parts.grow_bound)
+                let bound = parts.grow_bound;
+                Zygote::root(entry.id, &parts.sandboxes, &tree.namespace, cell, python, &imports, bound)
                     .await?
             }
             Some(parent) => {
                 let view = self.view(&entry.closure)?;
                 cell.mount("packages", view.open()?);
-                let imports = Imports {
-                    path: paths(&entry.closure),
-                    modules: entry.own.iter().flat_map(|pin| parts.packages.modules(pin)).collect(),
-                    gc_freeze: parts.gc_freeze,
-                };
                 let started = match parent.grow(&parts.sandboxes, cell, imports).await {
                     Err(error) if error.lost_node() => {
                         if let Some(above) = &entry.parent {
@@ -403,6 +406,9 @@ impl Forest {
             took_ms = took.as_millis() as u64,
             "node stands"
         );
+        if let Some(failure) = &ready.not_solid {
+            tracing::warn!(node = entry.id, %failure, "node is not solid");
+        }
         for (module, reason) in &ready.failed {
             tracing::warn!(node = entry.id, module, reason, "a module could not be imported");
         }
@@ -578,6 +584,16 @@ fn draw(text: &mut String, entries: &[Arc<Entry>], parent: Option<u64>, depth: u
             )),
         }
         if let Some(zygote) = &state.zygote {
+            match (&zygote.ready.solid, &zygote.ready.not_solid) {
+                (Some(solid), _) => text.push_str(&format!(
+                    " solid={} KiB in {} mappings, {} left",
+                    solid.bytes / 1024,
+                    solid.moved,
+                    solid.left
+                )),
+                (None, Some(failure)) => text.push_str(&format!(" not solid: {failure}")),
+                (None, None) => {}
+            }
             for (module, reason) in &zygote.ready.failed {
                 text.push_str(&format!("\n{}  {module} failed: {reason}", "  ".repeat(depth)));
             }

@@ -43,7 +43,11 @@ pub struct Zygote {
 
 /// What a root zygote's interpreter runs. `/hosier` comes last on the path, and
 /// `__main__` stays clean for handlers.
-pub(super) const BOOT: &str = "import sys; sys.path.append('/hosier'); import hosier_zygote as z; z.main()";
+fn boot(imports: &Imports) -> String {
+    let python = |on| if on { "True" } else { "False" };
+    let (freeze, solidify) = (python(imports.gc_freeze), python(imports.solidify));
+    format!("import sys; sys.path.append('/hosier'); import hosier_zygote as z; z.main({freeze}, {solidify})")
+}
 
 impl Zygote {
     /// Starts a root zygote.
@@ -56,12 +60,13 @@ impl Zygote {
         namespace: &UserNamespace,
         cell: Cell,
         python: &str,
+        imports: &Imports,
         bound: Duration,
     ) -> Result<Self, ZygoteError> {
         let program = Program {
             pid1: Pid1::LingeringStub,
             role: Role::Zygote { filter: sandboxes.zygote_filter() },
-            argv: interpreter(python, BOOT),
+            argv: interpreter(python, &boot(imports)),
             env: &environment(),
         };
         let started = sandboxes.spawn(cell, program, Some(namespace)).await?;

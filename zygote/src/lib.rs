@@ -6,6 +6,7 @@
 //! ```text
 //! serve     a zygote's loop: forks leaves and child zygotes     zygote
 //! leaf      a leaf's side of its socket                         leaf
+//! solidify  makes a zygote cheap to fork                            zygote
 //! stub      pid 1 of a node: reaps                              stub
 //! birth     a fresh process, from `clone3` to `execve`          spawner's child
 //! contain   the walls, one step a line                          all of them
@@ -17,6 +18,7 @@ pub mod birth;
 pub mod contain;
 pub mod leaf;
 pub mod serve;
+pub mod solidify;
 pub mod stub;
 pub mod sys;
 pub mod wire;

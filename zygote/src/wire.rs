@@ -57,6 +57,8 @@ pub enum Step {
     Exec,
     /// What was asked for could not be understood.
     Message,
+    /// Moving a zygote's memory into a memfd.
+    Solidify,
 }
 
 /// A step that failed, as it crosses from the process where it did.
@@ -139,6 +141,8 @@ pub struct Imports {
     /// Modules to import, in order.
     pub modules: Vec<String>,
     pub gc_freeze: bool,
+    /// See [`crate::solidify`].
+    pub solidify: bool,
 }
 
 /// What a zygote is asked. Descriptors: the child's socket, its log, then those of [`Walls`].
@@ -171,6 +175,22 @@ pub struct Ready {
     pub failed: Vec<(String, String)>,
     /// Threads after the imports; more than one makes the node unfit.
     pub threads: u32,
+    /// What solidifying did, if it was asked for and worked.
+    pub solid: Option<Solid>,
+    /// Why it did not work.
+    pub not_solid: Option<Failure>,
+}
+
+/// What solidifying did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Solid {
+    /// Mappings that were moved, and writable ones that were left alone.
+    pub moved: u32,
+    pub left: u32,
+    /// Bytes that were copied.
+    pub bytes: u64,
+    /// How long it took, in µs.
+    pub took_us: u64,
 }
 
 /// Turns a waiting leaf into one of a function, once. Descriptors: one for each of `targets`.
