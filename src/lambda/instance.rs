@@ -166,7 +166,7 @@ impl Task {
             }
         };
         if let Some(spent) = spent {
-            break_down(&mut timings, &leaf, spent, &reply);
+            break_down(&mut timings, &leaf, &spent, &reply);
         }
         let exec = Duration::from_micros(reply.response.exec_us.into());
         timings.0.push(("exec", exec));
@@ -210,7 +210,11 @@ impl Task {
                 if let Some(output) = leaf.take_log() {
                     self.log.follow(output);
                 }
-                let start = if leaf.node().is_some() { Start::Forked } else { Start::Fresh };
+                let start = match leaf.node() {
+                    None => Start::Fresh,
+                    Some(_) if leaf.was_blank() => Start::Blank,
+                    Some(_) => Start::Forked,
+                };
                 Ok((Box::new(leaf), start, Some(spent)))
             }
             Err(ZygoteError::Sandbox(SandboxError::Full { limit })) => Err(InvokeError::NoSandbox { limit }),
@@ -223,7 +227,10 @@ impl Task {
         if let Some(permit) = self.shared.sandboxes.place() {
             return Ok(permit);
         }
-        self.shared.idle.ask_longest();
+        // Whoever waits for a function first, then whoever waits for a request.
+        if !self.shared.forest.give_up_blank().await {
+            self.shared.idle.ask_longest();
+        }
         let limit = self.shared.sandboxes.tuning.max_sandboxes;
         let waited = self.shared.sandboxes.wait_for_place(PLACE_BOUND).await;
         waited.map_err(|_| InvokeError::NoSandbox { limit })
@@ -261,7 +268,7 @@ enum Event {
 }
 
 /// The steps of a start, as far as they follow each other on the request's path.
-fn break_down(timings: &mut Timings, leaf: &Leaf, spent: Spent, reply: &Reply) {
+fn break_down(timings: &mut Timings, leaf: &Leaf, spent: &Spent, reply: &Reply) {
     let (begun, born) = leaf.birth();
     let born = born.unwrap_or(begun);
     let micros = |value: u32| Duration::from_micros(value.into());

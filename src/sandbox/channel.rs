@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use hosier_zygote::sys::SysError;
 use hosier_zygote::sys::socket::{self, Received};
+use nix::errno::Errno;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
@@ -71,6 +72,11 @@ impl Channel {
             }
         }
         Ok(())
+    }
+
+    /// Whether there is nothing to read, and no end of the stream.
+    pub fn is_silent(&self) -> bool {
+        socket::peek(self.0.as_fd()).is_err_and(|error| error.errno == Errno::EAGAIN)
     }
 
     /// Ready when there is something to read, the end of the stream included.

@@ -231,6 +231,11 @@ pub(super) const KEYS: &[Key] = &[
     key("zygote.max_nodes", Allowed::Number(1, 4096), "Zygotes alive at one time."),
     key("zygote.gc_freeze", BOOL, "Run gc.collect() and gc.freeze() before a zygote serves."),
     key(
+        "zygote.blanks",
+        Allowed::Number(0, 256),
+        "Leaves that a node in use keeps forked ahead of need, at most; 0 is off.",
+    ),
+    key(
         "zygote.solidify",
         BOOL,
         "Move a zygote's memory into a memfd, so that a fork copies fewer page tables.",

@@ -113,6 +113,7 @@ pub struct ZygoteSettings {
     pub max_nodes: usize,
     pub gc_freeze: bool,
     pub solidify: bool,
+    pub blanks: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -204,6 +205,7 @@ impl Settings {
                 max_nodes: raw.zygote.max_nodes as usize,
                 gc_freeze: raw.zygote.gc_freeze,
                 solidify: raw.zygote.solidify,
+                blanks: raw.zygote.blanks as usize,
             },
             http: HttpSettings {
                 header_timeout: ms(raw.http.header_timeout_ms),

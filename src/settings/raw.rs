@@ -88,6 +88,7 @@ section!(RawZygote {
     max_nodes: u32 = 64,
     gc_freeze: bool = true,
     solidify: bool = true,
+    blanks: u32 = 4,
 });
 
 section!(RawHttp {

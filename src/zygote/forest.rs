@@ -16,14 +16,15 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use hosier_zygote::birth::{Pid1, Role};
-use hosier_zygote::wire::{Handler, Imports, Specialize};
-use tokio::sync::OwnedSemaphorePermit;
+use hosier_zygote::wire::{Confinement, Handler, Imports, Specialize};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
+use super::blanks::{Blanks, COLD_AFTER};
 use super::node::{self, Zygote};
 use super::select::{Candidate, best};
 use super::{Leaf, Pin, Pins, Template, ZygoteError};
@@ -58,6 +59,8 @@ pub struct ForestParts {
     pub max_nodes: usize,
     pub gc_freeze: bool,
     pub solidify: bool,
+    /// Blanks that one node keeps, at most; 0 is off.
+    pub blanks: usize,
     /// Leaves may write anywhere.
     pub writable_root: bool,
 }
@@ -76,11 +79,23 @@ pub struct Need<'a> {
 }
 
 /// What the steps of a start cost that the worker itself took.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug)]
 pub struct Spent {
+    /// Nothing is prepared ahead of need beside this start while this lives.
+    pub on_path: OnPath,
     /// Finding, and perhaps growing, the node.
     pub node: Duration,
     pub cgroup: Duration,
+}
+
+/// A start that somebody waits for.
+#[derive(Debug)]
+pub struct OnPath(Arc<Busy>);
+
+#[derive(Debug, Default)]
+struct Busy {
+    starts: AtomicUsize,
+    clear: Notify,
 }
 
 /// The trees of a running worker.
@@ -89,6 +104,7 @@ pub struct Forest {
     trees: tokio::sync::Mutex<HashMap<Network, Arc<Tree>>>,
     views: Mutex<HashMap<Pins, Weak<View>>>,
     next: AtomicU64,
+    busy: Arc<Busy>,
 }
 
 struct Tree {
@@ -107,6 +123,7 @@ struct Entry {
     state: Mutex<State>,
     /// Held while it is being grown.
     growing: tokio::sync::Mutex<()>,
+    blanks: Mutex<Blanks>,
 }
 
 #[derive(Default)]
@@ -120,7 +137,13 @@ struct State {
 
 impl Forest {
     pub fn new(parts: ForestParts) -> Self {
-        Self { parts, trees: Default::default(), views: Mutex::default(), next: AtomicU64::new(1) }
+        Self {
+            parts,
+            trees: Default::default(),
+            views: Mutex::default(),
+            next: AtomicU64::new(1),
+            busy: Arc::default(),
+        }
     }
 
     /// Starts a leaf of a function.
@@ -135,6 +158,7 @@ impl Forest {
     }
 
     async fn forked(self: &Arc<Self>, need: Need<'_>) -> Result<(Leaf, Spent), ZygoteError> {
+        let on_path = self.on_path();
         let view = self.view(need.pins)?;
         let begun = Instant::now();
         let tree = self.tree(need.network).await?;
@@ -144,26 +168,22 @@ impl Forest {
         for _ in 0..3 {
             let (entry, zygote) = self.usable(&tree, need.pins).await?;
             let node = begun.elapsed();
-            let forking = Instant::now();
-            let cell = self.parts.sandboxes.cell(Order {
-                purpose: Purpose::Leaf,
-                namespace: Some(&tree.namespace),
-                network: need.network,
-                limits: need.limits,
-                permit: permit.take(),
-                writable: self.parts.writable_root.then_some(&[]),
-            })?;
-            let confinement = self.parts.sandboxes.confinement(&cell, Purpose::Leaf);
-            let spent = Spent { node, cgroup: cell.cgroup_time };
-            let mut leaf = match self.fork(&zygote, cell).await {
-                Ok(started) => Leaf::new(started, Some(zygote), forking),
-                Err(error) if error.lost_node() => {
-                    self.lost(&entry, &zygote, &error);
-                    permit = self.parts.sandboxes.place();
-                    last = Some(error);
-                    continue;
+            entry.blanks().demand.started(Instant::now());
+            let (mut leaf, confinement, cgroup) = match self.ready_blank(&entry, need.limits) {
+                Some(leaf) => {
+                    let confinement = self.parts.sandboxes.confinement_of(leaf.sandbox());
+                    (leaf, confinement, Duration::ZERO)
                 }
-                Err(error) => return Err(error),
+                None => match self.fork_leaf(&tree, &zygote, need.limits, permit.take()).await {
+                    Ok(forked) => forked,
+                    Err(error) if error.lost_node() => {
+                        self.lost(&entry, &zygote, &error);
+                        permit = self.parts.sandboxes.place();
+                        last = Some(error);
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                },
             };
             let message = Specialize {
                 targets: vec!["packages".to_owned(), "handler".to_owned()],
@@ -171,12 +191,149 @@ impl Forest {
                 handler: handler(need.env, need.pins, need.function, need.file),
             };
             let mounts = [view.open()?, open_sealed(need.code)?];
-            leaf.specialize(&message, &mounts).await?;
+            match leaf.specialize(&message, &mounts).await {
+                Ok(()) => {}
+                // A blank that died while it waited costs no request.
+                Err(_) if leaf.was_blank() => continue,
+                Err(error) => return Err(error.into()),
+            }
             leaf.sandbox_mut().keep(view);
             self.refill(&tree);
-            return Ok((leaf, spent));
+            self.replenish(&tree, &entry);
+            return Ok((leaf, Spent { on_path, node, cgroup }));
         }
         Err(last.unwrap_or(ZygoteError::Died { node: 0 }))
+    }
+
+    /// A leaf that stood ready, with these limits.
+    fn ready_blank(&self, entry: &Entry, limits: &Limits) -> Option<Leaf> {
+        let mut leaf = entry.blanks().take()?;
+        leaf.sandbox_mut().set_limits(limits).ok()?;
+        leaf.taken();
+        Some(leaf)
+    }
+
+    async fn fork_leaf(
+        self: &Arc<Self>,
+        tree: &Tree,
+        zygote: &Arc<Zygote>,
+        limits: &Limits,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<(Leaf, Confinement, Duration), ZygoteError> {
+        let begun = Instant::now();
+        let cell = self.parts.sandboxes.cell(Order {
+            purpose: Purpose::Leaf,
+            namespace: Some(&tree.namespace),
+            network: tree.network,
+            limits,
+            permit,
+            writable: self.parts.writable_root.then_some(&[]),
+        })?;
+        let confinement = self.parts.sandboxes.confinement(&cell, Purpose::Leaf);
+        let cgroup = cell.cgroup_time;
+        let started = self.fork(zygote, cell).await?;
+        Ok((Leaf::new(started, Some(Arc::clone(zygote)), begun), confinement, cgroup))
+    }
+
+    fn on_path(&self) -> OnPath {
+        self.busy.starts.fetch_add(1, Ordering::SeqCst);
+        OnPath(Arc::clone(&self.busy))
+    }
+
+    /// Makes the blanks that a node lacks, one after the other, away from the path.
+    fn replenish(self: &Arc<Self>, tree: &Arc<Tree>, entry: &Arc<Entry>) {
+        if self.parts.blanks == 0 || !self.claim_refill(entry) {
+            return;
+        }
+        let (forest, tree, entry) = (Arc::clone(self), Arc::clone(tree), Arc::clone(entry));
+        tokio::spawn(async move {
+            loop {
+                forest.until_quiet(&entry).await;
+                let made = forest.make_blank(&tree, &entry).await;
+                let mut blanks = entry.blanks();
+                blanks.coming = 0;
+                match made {
+                    Ok(Some((leaf, took))) => {
+                        blanks.demand.refilled(took);
+                        blanks.add(leaf);
+                    }
+                    Ok(None) => return,
+                    Err(error) => {
+                        tracing::warn!(node = entry.id, %error, "a blank could not be made");
+                        return;
+                    }
+                }
+                drop(blanks);
+                if !forest.claim_refill(&entry) {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Whether a blank is lacking and nobody makes one; the caller then does.
+    fn claim_refill(&self, entry: &Entry) -> bool {
+        let sandboxes = &self.parts.sandboxes;
+        let free = sandboxes.tuning.max_sandboxes - sandboxes.taken();
+        let mut blanks = entry.blanks();
+        let lacking = blanks.coming == 0 && blanks.lacking(Instant::now(), self.parts.blanks, free) > 0;
+        if lacking {
+            blanks.coming = 1;
+        }
+        lacking
+    }
+
+    /// Waits for the starts on the path, unless none is ready.
+    async fn until_quiet(&self, entry: &Entry) {
+        loop {
+            // Listens before it looks, so that no end is missed in between.
+            let mut cleared = std::pin::pin!(self.busy.clear.notified());
+            cleared.as_mut().enable();
+            if self.busy.starts.load(Ordering::SeqCst) == 0 || entry.blanks().len() == 0 {
+                return;
+            }
+            cleared.await;
+        }
+    }
+
+    async fn make_blank(
+        self: &Arc<Self>,
+        tree: &Tree,
+        entry: &Entry,
+    ) -> Result<Option<(Leaf, Duration)>, ZygoteError> {
+        let (Some(permit), Some(zygote)) = (self.parts.sandboxes.place(), entry.zygote()) else {
+            return Ok(None);
+        };
+        let begun = Instant::now();
+        let limits = &self.parts.leaf_limits;
+        let (mut leaf, _, _) = self.fork_leaf(tree, &zygote, limits, Some(permit)).await?;
+        leaf.wait_as_blank().await?;
+        self.refill_now(tree);
+        Ok(Some((leaf, begun.elapsed())))
+    }
+
+    /// Gives up one blank, of the node that was used least lately; false if there is none.
+    pub async fn give_up_blank(&self) -> bool {
+        for tree in self.trees.lock().await.values() {
+            for entry in tree.entries().iter() {
+                if entry.blanks().take().is_some() {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Lets the blanks of nodes go that were not used lately.
+    async fn drop_cold_blanks(&self) {
+        for tree in self.trees.lock().await.values() {
+            for entry in tree.entries().iter() {
+                let mut blanks = entry.blanks();
+                if !blanks.demand.is_hot(Instant::now()) {
+                    blanks.clear();
+                }
+            }
+        }
     }
 
     /// In a task of its own: a fork must not be given up halfway.
@@ -205,7 +362,7 @@ impl Forest {
         })?;
         cell.mount("packages", view.open()?);
         cell.mount("handler", open_sealed(need.code)?);
-        let spent = Spent { node: Duration::ZERO, cgroup: cell.cgroup_time };
+        let spent = Spent { on_path: self.on_path(), node: Duration::ZERO, cgroup: cell.cgroup_time };
         let program = Program {
             pid1: Pid1::Program,
             role: Role::Confined(sandboxes.confinement(&cell, Purpose::Leaf)),
@@ -309,7 +466,15 @@ impl Forest {
 
     fn entry(&self, parent: Option<Arc<Entry>>, own: Pins, closure: Pins) -> Arc<Entry> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Entry { id, parent, own, closure, state: Mutex::default(), growing: Default::default() })
+        Arc::new(Entry {
+            id,
+            parent,
+            own,
+            closure,
+            state: Mutex::default(),
+            growing: Default::default(),
+            blanks: Mutex::default(),
+        })
     }
 
     /// The zygote of an entry, its ancestors grown first.
@@ -460,6 +625,10 @@ impl Forest {
         }
     }
 
+    fn refill_now(&self, tree: &Tree) {
+        tree.namespace.refill();
+    }
+
     /// The mounts of a set of packages, shared by all who need the same.
     fn view(&self, pins: &Pins) -> Result<Arc<View>, ZygoteError> {
         let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
@@ -485,6 +654,7 @@ impl Forest {
             self.standing(&tree, &root).await?;
             let namespace = Arc::clone(&tree.namespace);
             let _ = tokio::task::spawn_blocking(move || namespace.refill()).await;
+            tokio::spawn(janitor(Arc::downgrade(self)));
         }
         Ok(())
     }
@@ -493,6 +663,7 @@ impl Forest {
     pub async fn fell(&self) {
         for tree in self.trees.lock().await.values() {
             for entry in tree.entries().iter() {
+                entry.blanks().clear();
                 entry.state().zygote = None;
             }
         }
@@ -521,6 +692,10 @@ impl Entry {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn blanks(&self) -> MutexGuard<'_, Blanks> {
+        self.blanks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn zygote(&self) -> Option<Arc<Zygote>> {
         self.state().zygote.clone()
     }
@@ -533,6 +708,23 @@ impl Entry {
         }
         path.reverse();
         path
+    }
+}
+
+impl Drop for OnPath {
+    fn drop(&mut self) {
+        if self.0.starts.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.clear.notify_waiters();
+        }
+    }
+}
+
+/// Looks now and then for nodes that nobody uses any more.
+async fn janitor(forest: Weak<Forest>) {
+    loop {
+        tokio::time::sleep(COLD_AFTER / 4).await;
+        let Some(forest) = forest.upgrade() else { return };
+        forest.drop_cold_blanks().await;
     }
 }
 
@@ -577,8 +769,9 @@ fn draw(text: &mut String, entries: &[Arc<Entry>], parent: Option<u64>, depth: u
             (_, Some(reason)) => text.push_str(&format!(" unfit: {reason}")),
             (None, None) => text.push_str(" dormant"),
             (Some(zygote), None) => text.push_str(&format!(
-                " forks={} mem={} KiB imports={} ms",
+                " forks={} blanks={} mem={} KiB imports={} ms",
                 zygote.forks.load(Ordering::Relaxed),
+                entry.blanks().len(),
                 zygote.memory() / 1024,
                 state.import_us.unwrap_or(0) / 1000,
             )),

@@ -28,6 +28,8 @@ pub struct Leaf {
     log: Option<OwnedFd>,
     born: Option<Instant>,
     begun: Instant,
+    /// It was forked ahead of need.
+    blank: bool,
     next: u64,
     zygote: Option<Arc<Zygote>>,
 }
@@ -42,7 +44,7 @@ pub struct Reply {
 impl Leaf {
     pub(super) fn new(started: Started, zygote: Option<Arc<Zygote>>, begun: Instant) -> Self {
         let Started { sandbox, channel, log, .. } = started;
-        Self { sandbox, channel, log: Some(log), born: None, begun, next: 1, zygote }
+        Self { sandbox, channel, log: Some(log), born: None, begun, blank: false, next: 1, zygote }
     }
 
     pub fn sandbox(&self) -> &Sandbox {
@@ -66,6 +68,32 @@ impl Leaf {
     /// When its start was asked for and when it stood behind its walls.
     pub fn birth(&self) -> (Instant, Option<Instant>) {
         (self.begun, self.born)
+    }
+
+    /// Whether it was forked ahead of need.
+    pub fn was_blank(&self) -> bool {
+        self.blank
+    }
+
+    /// Waits until it stands behind its walls, to be kept for later.
+    ///
+    /// # Errors
+    /// It did not get there.
+    pub(super) async fn wait_as_blank(&mut self) -> Result<(), SandboxError> {
+        self.await_birth().await?;
+        self.blank = true;
+        Ok(())
+    }
+
+    /// Its start begins now: it stood ready.
+    pub(super) fn taken(&mut self) {
+        self.begun = Instant::now();
+        self.born = Some(self.begun);
+    }
+
+    /// Whether it is there and has said nothing unasked.
+    pub(super) fn is_silent(&self) -> bool {
+        self.channel.is_silent()
     }
 
     /// Makes it a leaf of one function. `fds` are the mounts for `targets`.
