@@ -98,6 +98,7 @@ async fn work(settings: &Settings, place: &Place, sandboxes: Arc<Sandboxes>) -> 
         gc_freeze: settings.zygote.gc_freeze,
         solidify: settings.zygote.solidify,
         blanks: settings.zygote.blanks,
+        prefault: settings.zygote.prefault,
         writable_root: settings.sandbox.rootfs == Rootfs::Writable,
     }));
     forest.plant(settings.sandbox.network).await?;

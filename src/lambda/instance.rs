@@ -165,14 +165,22 @@ impl Task {
                 return Err(InvokeError::TimedOut { function: self.name(), limit_s });
             }
         };
+        let mut observer = None;
         if let Some(spent) = spent {
             break_down(&mut timings, &leaf, &spent, &reply);
+            observer = self.shared.forest.observer(&leaf);
         }
         let exec = Duration::from_micros(reply.response.exec_us.into());
         timings.0.push(("exec", exec));
         if self.version.declared.config.reuse_sandbox && !reply.response.broken {
             let entry = self.shared.idle.enter(self.id);
             self.state = State::Idle { leaf, entry, since: Instant::now() };
+            observer.map(tokio::task::spawn_blocking);
+        } else if let Some(observer) = observer {
+            tokio::task::spawn_blocking(move || {
+                observer();
+                drop(leaf);
+            });
         }
         Ok(Answer {
             status: reply.response.status,

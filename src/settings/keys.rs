@@ -235,6 +235,7 @@ pub(super) const KEYS: &[Key] = &[
         Allowed::Number(0, 256),
         "Leaves that a node in use keeps forked ahead of need, at most; 0 is off.",
     ),
+    key("zygote.prefault", BOOL, "Blanks populate the pages that earlier leaves touched."),
     key(
         "zygote.solidify",
         BOOL,

@@ -114,6 +114,7 @@ pub struct ZygoteSettings {
     pub gc_freeze: bool,
     pub solidify: bool,
     pub blanks: usize,
+    pub prefault: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -206,6 +207,7 @@ impl Settings {
                 gc_freeze: raw.zygote.gc_freeze,
                 solidify: raw.zygote.solidify,
                 blanks: raw.zygote.blanks as usize,
+                prefault: raw.zygote.prefault,
             },
             http: HttpSettings {
                 header_timeout: ms(raw.http.header_timeout_ms),

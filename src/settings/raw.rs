@@ -89,6 +89,7 @@ section!(RawZygote {
     gc_freeze: bool = true,
     solidify: bool = true,
     blanks: u32 = 4,
+    prefault: bool = true,
 });
 
 section!(RawHttp {

@@ -61,6 +61,8 @@ pub struct ForestParts {
     pub solidify: bool,
     /// Blanks that one node keeps, at most; 0 is off.
     pub blanks: usize,
+    /// Blanks populate the pages that earlier leaves touched.
+    pub prefault: bool,
     /// Leaves may write anywhere.
     pub writable_root: bool,
 }
@@ -308,6 +310,10 @@ impl Forest {
         let limits = &self.parts.leaf_limits;
         let (mut leaf, _, _) = self.fork_leaf(tree, &zygote, limits, Some(permit)).await?;
         leaf.wait_as_blank().await?;
+        let known = if self.parts.prefault { zygote.working_set().prefault() } else { None };
+        if let Some(wanted) = known {
+            leaf.prefault(&wanted).await?;
+        }
         self.refill_now(tree);
         Ok(Some((leaf, begun.elapsed())))
     }
@@ -657,6 +663,13 @@ impl Forest {
             tokio::spawn(janitor(Arc::downgrade(self)));
         }
         Ok(())
+    }
+
+    /// A leaf gave its first answer: what looks at the pages that this took, if
+    /// that is still of interest. It blocks; the leaf must live until it ends.
+    pub fn observer(&self, leaf: &Leaf) -> Option<Box<dyn FnOnce() + Send>> {
+        let wanted = self.parts.prefault && self.parts.blanks > 0;
+        if wanted { leaf.observer() } else { None }
     }
 
     /// Lets every zygote go.

@@ -14,9 +14,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use hosier_zygote::wire::{self, Failure, Header, Kind, Response, Specialize};
+use hosier_zygote::wire::{self, Failure, Header, Kind, Prefault, Response, Specialize};
 
 use super::node::Zygote;
+use super::working_set::observe;
 use crate::sandbox::{Channel, Sandbox, SandboxError, Started};
 
 /// A leaf of one function.
@@ -94,6 +95,32 @@ impl Leaf {
     /// Whether it is there and has said nothing unasked.
     pub(super) fn is_silent(&self) -> bool {
         self.channel.is_silent()
+    }
+
+    /// Tells a blank which pages its first request will touch.
+    pub(super) async fn prefault(&self, wanted: &Prefault) -> Result<(), SandboxError> {
+        let head = wire::encode(wanted);
+        if head.len() > wire::MAX_HEAD {
+            return Ok(());
+        }
+        let header = Header { kind: Kind::Prefault, head: head.len() as u32, body: 0, id: 0 };
+        let mut frame = header.encode().to_vec();
+        frame.extend_from_slice(&head);
+        self.channel.write_all(&frame).await.map_err(ended)
+    }
+
+    /// What looks at the pages that it touched up to now, if its zygote wants to
+    /// know. It blocks; the leaf must live until it ends.
+    pub(super) fn observer(&self) -> Option<Box<dyn FnOnce() + Send>> {
+        let (zygote, pidfd) = (self.zygote.clone()?, self.sandbox.pidfd());
+        if !zygote.working_set().wants_more() {
+            return None;
+        }
+        Some(Box::new(move || {
+            if let Some(touched) = pid_of(&pidfd).and_then(|pid| observe(pid, &pidfd).ok()) {
+                zygote.working_set().learn(&touched);
+            }
+        }))
     }
 
     /// Makes it a leaf of one function. `fds` are the mounts for `targets`.
@@ -193,6 +220,13 @@ impl Leaf {
 
 fn ended(_: io::Error) -> SandboxError {
     SandboxError::Ended
+}
+
+/// Whether the process behind a pidfd is still there.
+pub(super) fn is_alive(pidfd: &OwnedFd) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
 }
 
 /// The process behind a pidfd, as this process numbers it.

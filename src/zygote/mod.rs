@@ -7,6 +7,7 @@
 //!   ├ blanks     leaves forked ahead of need, how many (pure)
 //!   ├ select     which node serves a set of pins (pure)
 //!   └ node       one zygote process: forks, grows children
+//! working_set  the pages that leaves of a node touch
 //! leaf       a started sandbox that answers requests
 //! pin        a package at a version
 //! ```
@@ -22,6 +23,7 @@ mod node;
 mod pin;
 mod select;
 mod template;
+mod working_set;
 
 pub use error::ZygoteError;
 pub use forest::{Forest, ForestParts, Need, OnPath, Packages, Spent};

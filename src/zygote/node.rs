@@ -11,8 +11,8 @@
 //! the sandbox is dropped, even if the interpreter died long ago.
 
 use std::os::fd::{OwnedFd, RawFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hosier_zygote::birth::{Pid1, Role};
@@ -21,6 +21,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 use super::ZygoteError;
+use super::working_set::WorkingSet;
 use crate::sandbox::{Cell, Channel, Program, Sandbox, Sandboxes, Started, UserNamespace};
 
 /// Longest wait for one fork.
@@ -37,6 +38,7 @@ pub struct Zygote {
     pub forks: AtomicU64,
     channel: tokio::sync::Mutex<Channel>,
     sandbox: Sandbox,
+    working_set: Mutex<WorkingSet>,
     /// Killing a parent's stub kills its descendants: it must outlive them.
     _parent: Option<Arc<Zygote>>,
 }
@@ -95,6 +97,11 @@ impl Zygote {
     pub async fn fork(&self, sandboxes: &Sandboxes, cell: Cell) -> Result<Started, ZygoteError> {
         let walls = cell.walls.clone();
         self.ask(&ToZygote::Fork { walls }, sandboxes, cell).await
+    }
+
+    /// What its leaves touch.
+    pub(super) fn working_set(&self) -> MutexGuard<'_, WorkingSet> {
+        self.working_set.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bytes that it and its stub have charged.
@@ -161,7 +168,15 @@ impl Zygote {
             },
         };
         let channel = tokio::sync::Mutex::new(channel);
-        Ok(Self { id, ready, forks: AtomicU64::new(0), channel, sandbox, _parent: parent })
+        Ok(Self {
+            id,
+            ready,
+            forks: AtomicU64::new(0),
+            channel,
+            sandbox,
+            working_set: Mutex::default(),
+            _parent: parent,
+        })
     }
 }
 

@@ -202,6 +202,20 @@ pub struct Specialize {
     pub handler: Handler,
 }
 
+/// Pages that follow each other, by number (address / 4096).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageRange {
+    pub page: u64,
+    pub count: u32,
+}
+
+/// What a blank populates while it waits.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prefault {
+    pub read: Vec<PageRange>,
+    pub write: Vec<PageRange>,
+}
+
 /// The code to run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Handler {
@@ -250,6 +264,8 @@ pub enum Kind {
     Failed = 4,
     /// From a leaf: [`Response`] and body.
     Answer = 5,
+    /// To a blank, before [`Kind::Specialize`]: [`Prefault`].
+    Prefault = 6,
 }
 
 /// A frame's first bytes. The payload is a head of `head` bytes, then a body.
@@ -293,6 +309,7 @@ impl Header {
             3 => Kind::Born,
             4 => Kind::Failed,
             5 => Kind::Answer,
+            6 => Kind::Prefault,
             other => return Err(BadFrame::Kind(other)),
         };
         let (head, body) = (word(4), word(8));

@@ -168,6 +168,18 @@ pub fn kill_pidfd(pidfd: BorrowedFd<'_>) -> Result<()> {
     check("pidfd_send_signal", done).map(drop)
 }
 
+/// A descriptor of a process.
+///
+/// # Errors
+/// `ESRCH` if there is none.
+pub fn open_pidfd(pid: i32) -> Result<OwnedFd> {
+    // SAFETY: integers only.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = check("pidfd_open", fd)?;
+    // SAFETY: a fresh descriptor of ours; the kernel makes it close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
 /// Closes every descriptor from `first` on.
 ///
 /// # Errors
