@@ -73,6 +73,11 @@ impl Channel {
         Ok(())
     }
 
+    /// Whether there is nothing to read, not even the end of the stream.
+    pub fn is_quiet(&self) -> bool {
+        socket::peek(self.0.as_fd()).is_err_and(|error| error.errno == nix::errno::Errno::EAGAIN)
+    }
+
     /// Ready when there is something to read, the end of the stream included.
     ///
     /// # Errors

@@ -115,6 +115,11 @@ impl Leaf {
         Ok(Reply { response, body: body.into() })
     }
 
+    /// Whether it has said nothing unasked and is not known to be gone.
+    pub fn is_quiet(&self) -> bool {
+        self.channel.is_quiet()
+    }
+
     /// Resolves when it says something unasked, or is gone: either ends it.
     pub async fn unasked(&self) {
         let _ = self.channel.readable().await;
