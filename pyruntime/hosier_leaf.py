@@ -28,6 +28,7 @@ def main():
     specialized = time.perf_counter_ns()
     settle(path, env)
     handler, broken = load(file)
+    end_if_child(broken is None)
     imported = time.perf_counter_ns()
     # Waiting for the worker's word is no work: the clock of `specialize` is the worker's.
     first = (0, (imported - specialized) // 1000)
@@ -38,6 +39,7 @@ def main():
         status, headers, content = call(handler, body) if broken is None else (500, TEXT, broken)
         times = (*first, (time.perf_counter_ns() - begun) // 1000)
         flush()
+        end_if_child(status == 200)
         native.answer(number, status, headers, content, times, broken is not None)
         first = (0, 0)
         native.reap()
@@ -100,12 +102,19 @@ def call(handler, body):
         return 500, TEXT, traceback.format_exc().encode("utf-8", "replace")[: native.MAX_BODY]
 
 
+def end_if_child(well):
+    """A child that the function forked came back from its code: it must neither
+    answer nor take requests, which are pid 1's."""
+    if os.getpid() != 1:
+        os._exit(0 if well else 1)
+
+
 def flush():
     """What the function printed belongs to this request's log."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except Exception:
+        except BaseException:  # the stream may be the handler's own
             pass
 
 

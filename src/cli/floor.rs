@@ -25,8 +25,7 @@ pub struct Foundation {
     socket: OwnedFd,
     pidfd: OwnedFd,
     base: Base,
-    hierarchies: Hierarchies,
-    groups: Vec<String>,
+    leftovers: Leftovers,
 }
 
 /// What to build on.
@@ -51,11 +50,15 @@ impl Foundation {
         host::private_mounts()?;
         let mnt = leftovers.mnt.clone();
         make_dirs(&mnt)?;
-        let groups = leftovers.groups.clone();
-        let (socket, pidfd) = start_spawner(leftovers)?;
+        let (socket, pidfd) = start_spawner(leftovers.clone())?;
         let base = Base::prepare(&mnt, &runtime_files()?)?;
         host::trim_capabilities()?;
-        Ok(Self { socket, pidfd, base, hierarchies, groups })
+        Ok(Self { socket, pidfd, base, leftovers })
+    }
+
+    /// What is the spawner's to remove, in case that it dies first.
+    pub fn leftovers(&self) -> Leftovers {
+        self.leftovers.clone()
     }
 
     /// Connects it to the runtime that this is called in.
@@ -67,8 +70,8 @@ impl Foundation {
         Ok(Sandboxes::new(Parts {
             spawner,
             base: self.base,
-            hierarchies: self.hierarchies,
-            group_names: self.groups,
+            hierarchies: self.leftovers.hierarchies,
+            group_names: self.leftovers.groups,
             seed,
             limits: settings.limits,
             tuning: tuning(settings),

@@ -1,13 +1,15 @@
 //! Commands that talk to a running worker: `invoke`, `status`, `down`.
 
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::os::fd::AsFd;
+use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use hosier_zygote::sys::SysError;
+use hosier_zygote::sys::process::{open_pidfd, signal_pidfd};
 
 use super::own_socket::{self, Answer};
 use super::place::Place;
+use super::up::wait_for;
 use super::{CliError, PlaceArgs};
 use crate::lambda::FunctionName;
 use crate::settings::Settings;
@@ -61,16 +63,16 @@ pub fn down(args: &PlaceArgs) -> Result<(), CliError> {
     let place = running(args)?;
     let pid = pid(&place)?;
     let bound = Settings::load(&args.dir, &[])?.stop_timeout + DOWN_MARGIN;
-    kill(Pid::from_raw(pid), Signal::SIGTERM)
-        .map_err(|errno| CliError::File { path: format!("worker {pid}").into(), source: errno.into() })?;
-    let until = Instant::now() + bound;
-    // Its lock is free when its spawner has cleared up.
-    while place.answers() || kill(Pid::from_raw(pid), None).is_ok() {
-        if Instant::now() >= until {
-            return Err(CliError::NotDown { bound_s: bound.as_secs(), pid });
-        }
-        std::thread::sleep(Duration::from_millis(10));
+    let failed =
+        |error: SysError| CliError::File { path: format!("worker {pid}").into(), source: error.errno.into() };
+    // Ready when the worker has ended, though whoever inherited it may take a
+    // second to reap it; and no other process can get in the signal's way.
+    let worker = open_pidfd(pid).map_err(failed)?;
+    signal_pidfd(worker.as_fd(), nix::libc::SIGTERM).map_err(failed)?;
+    if !wait_for(&worker, bound) {
+        return Err(CliError::NotDown { bound_s: bound.as_secs(), pid });
     }
+    // Its lock is free when its spawner has cleared up.
     place.lock().map(drop)
 }
 

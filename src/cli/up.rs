@@ -20,7 +20,7 @@ use crate::lambda::packages::{Installer, Packages, python_version};
 use crate::lambda::registry::Registry;
 use crate::lambda::tree::Bounds;
 use crate::lambda::{Compiler, IdleInstances, Shared, Versions, Worker};
-use crate::sandbox::{Limits, Sandboxes};
+use crate::sandbox::{Limits, SandboxError, Sandboxes};
 use crate::settings::{Rootfs, Settings, Tree};
 use crate::stats::Stats;
 use crate::trigger;
@@ -51,25 +51,37 @@ pub fn run(args: &UpArgs) -> Result<(), CliError> {
     let lock = place.lock()?;
     let site = Site { run: place.run(), group: place.group() };
     let foundation = Foundation::lay(&site)?;
+    let leftovers = foundation.leftovers();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|source| CliError::File { path: "the runtime".into(), source })?;
-    let cleared = runtime.block_on(serve(settings, place, foundation))?;
-    // The spawner holds a copy of the lock until everything is gone.
-    drop(lock);
-    wait_for(&cleared, CLEAR_BOUND);
+    let (result, spawner) = runtime.block_on(serve(settings, place, foundation));
+    if let Some(spawner) = spawner {
+        wait_for(&spawner, CLEAR_BOUND);
+    }
     runtime.shutdown_timeout(Duration::from_secs(1));
-    Ok(())
+    if matches!(result, Err(CliError::Sandbox(SandboxError::SpawnerGone))) {
+        // The kernel took its processes along; the rest was its to remove.
+        leftovers.remove().map_err(CliError::Leftovers)?;
+    }
+    drop(lock);
+    result
 }
 
-async fn serve(settings: Settings, place: Place, foundation: Foundation) -> Result<OwnedFd, CliError> {
-    let sandboxes = foundation.connect(&settings, place.seed())?;
+/// What came of it, and the spawner, which clears up, unless it could not be reached.
+async fn serve(
+    settings: Settings,
+    place: Place,
+    foundation: Foundation,
+) -> (Result<(), CliError>, Option<OwnedFd>) {
+    let sandboxes = match foundation.connect(&settings, place.seed()) {
+        Ok(sandboxes) => sandboxes,
+        Err(error) => return (Err(error), None),
+    };
     let spawner = sandboxes.spawner.clone();
-    let result = work(&settings, &place, Arc::clone(&sandboxes)).await;
-    let cleared =
-        spawner.hang_up().map_err(|source| CliError::File { path: "the spawner's socket".into(), source })?;
-    result.map(|()| cleared)
+    let result = work(&settings, &place, sandboxes).await;
+    (result, spawner.hang_up().ok())
 }
 
 async fn work(settings: &Settings, place: &Place, sandboxes: Arc<Sandboxes>) -> Result<(), CliError> {
@@ -108,14 +120,16 @@ async fn work(settings: &Settings, place: &Place, sandboxes: Arc<Sandboxes>) -> 
             eprintln!("hosier: ready on http://{address}");
         }
     }
-    let stop = stopped(sandboxes.spawner.clone());
+    let spawner = sandboxes.spawner.clone();
+    let stop = stopped(spawner.clone());
     let http = http(settings);
     let ending = Arc::clone(&worker);
     trigger::serve(listeners, own, worker, stats, http, stop).await;
     eprintln!("hosier: stopping");
+    let lost = spawner.is_gone();
     ending.stop();
     forest.fell().await;
-    Ok(())
+    if lost { Err(SandboxError::SpawnerGone.into()) } else { Ok(()) }
 }
 
 pub fn packages(
@@ -198,11 +212,20 @@ async fn stopped(spawner: crate::sandbox::Spawner) {
     }
 }
 
-pub fn wait_for(pidfd: &OwnedFd, bound: Duration) {
+/// Waits for a process to end; false if the time was over before.
+pub fn wait_for(pidfd: &OwnedFd, bound: Duration) -> bool {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use std::os::fd::AsFd;
-    let timeout = PollTimeout::try_from(bound).unwrap_or(PollTimeout::MAX);
-    let _ = poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout);
+    let until = Instant::now() + bound;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(ready) => return ready > 0,
+            Err(_) if left.is_zero() => return false,
+            Err(_) => {}
+        }
+    }
 }
 
 /// Starts the worker in a session of its own and returns when it is ready.

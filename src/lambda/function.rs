@@ -3,17 +3,19 @@
 //!
 //! ```text
 //! invoke ──▶ queue (bounded: 429) ──▶ task: code older than registry_cache_ms? look again
-//!                                       │     changed: new version, new instance; the old one ends
+//!                                       │     changed: new version, new instance; the old one
+//!                                       │     serves what it has, ends, and only then its code goes
 //!                                       ▼
 //!                                    instance (one; scaling chooses how many, later)
 //! ```
 //!
-//! The task ends when its function is no longer in the registry.
+//! The task ends when its function is no longer in the registry and nobody runs its code.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use super::instance::{Instance, Job, Shared};
 use super::log::FunctionLog;
@@ -47,7 +49,7 @@ impl Function {
     pub fn start(name: FunctionName, floor: Arc<Floor>, log: Arc<FunctionLog>) -> Self {
         let limit = floor.queue_len.max(1);
         let (queue, inbox) = mpsc::channel(limit);
-        let task = Task { name: name.clone(), floor, log, current: None };
+        let task = Task { name: name.clone(), floor, log, current: None, retired: JoinSet::new() };
         tokio::spawn(task.run(inbox));
         Self { name, queue, limit }
     }
@@ -81,6 +83,8 @@ struct Task {
     floor: Arc<Floor>,
     log: Arc<FunctionLog>,
     current: Option<Current>,
+    /// Instances of older code that still serve.
+    retired: JoinSet<()>,
 }
 
 /// The code that is served.
@@ -93,7 +97,15 @@ struct Current {
 
 impl Task {
     async fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
-        while let Some(job) = inbox.recv().await {
+        loop {
+            let job = tokio::select! {
+                job = inbox.recv() => job,
+                Some(_) = self.retired.join_next() => {
+                    self.prune().await;
+                    continue;
+                }
+            };
+            let Some(job) = job else { return };
             match self.refresh().await {
                 Ok(current) => {
                     let config = &current.version.declared.config;
@@ -110,12 +122,35 @@ impl Task {
                 Err(error) => {
                     let gone = matches!(error, InvokeError::UnknownFunction(_));
                     let _ = job.reply.send(Err(error));
-                    if gone {
-                        let _ = self.floor.versions.prune(&self.name, &[]);
-                        return;
+                    if gone && self.retired.is_empty() {
+                        self.prune().await;
+                        if inbox.is_empty() {
+                            break;
+                        }
                     }
                 }
             }
+        }
+        // A task of the same name may start from here on: nothing is touched any more.
+        inbox.close();
+        while let Some(job) = inbox.recv().await {
+            let _ = job.reply.send(Err(InvokeError::UnknownFunction(self.name.to_string())));
+        }
+    }
+
+    /// Removes the code that no instance runs.
+    async fn prune(&self) {
+        if !self.retired.is_empty() {
+            return;
+        }
+        let (floor, name) = (Arc::clone(&self.floor), self.name.clone());
+        let digest = self.current.as_ref().map(|current| current.version.digest.clone());
+        let keep = move || {
+            let kept: Vec<&str> = digest.iter().map(String::as_str).collect();
+            floor.versions.prune(&name, &kept)
+        };
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(keep).await {
+            tracing::warn!(function = %self.name, %error, "old code could not be removed");
         }
     }
 
@@ -135,14 +170,14 @@ impl Task {
         let found = tokio::task::spawn_blocking(move || registry.fingerprint(&name)).await;
         let found = found.map_err(|_| InvokeError::Stopping)?.map_err(|error| self.not_ready(&error))?;
         let Some(fingerprint) = found else {
-            self.current = None;
+            self.retire();
             return Err(InvokeError::UnknownFunction(self.name.to_string()));
         };
         match &mut self.current {
             Some(current) if current.fingerprint == fingerprint => current.looked = looked,
             _ => {
                 let version = self.make().await?;
-                self.adopt(fingerprint, looked, version);
+                self.adopt(fingerprint, looked, version).await;
             }
         }
         Ok(())
@@ -156,17 +191,25 @@ impl Task {
         Ok(Arc::new(version))
     }
 
-    fn adopt(&mut self, fingerprint: Fingerprint, looked: Instant, version: Arc<Version>) {
-        let same = self.current.take().filter(|current| current.version.digest == version.digest);
-        let instance = match same {
-            // Touched, not changed.
+    async fn adopt(&mut self, fingerprint: Fingerprint, looked: Instant, version: Arc<Version>) {
+        // Touched, not changed: the instance stays.
+        if self.current.as_ref().is_none_or(|current| current.version.digest != version.digest) {
+            self.retire();
+        }
+        let instance = match self.current.take() {
             Some(current) => current.instance,
             None => Instance::start(self.floor.shared.clone(), Arc::clone(&version), Arc::clone(&self.log)),
         };
-        if let Err(error) = self.floor.versions.prune(&self.name, &[&version.digest]) {
-            tracing::warn!(function = %self.name, %error, "old code could not be removed");
-        }
         self.current = Some(Current { fingerprint, looked, version, instance });
+        self.prune().await;
+    }
+
+    /// The current instance gets no more requests.
+    fn retire(&mut self) {
+        if let Some(current) = self.current.take() {
+            let ended = current.instance.retire();
+            self.retired.spawn(async move { drop(ended.await) });
+        }
     }
 
     fn not_ready(&self, error: &dyn std::error::Error) -> InvokeError {

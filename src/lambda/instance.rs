@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use hosier_zygote::wire::Request;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use super::idle::{Idle, IdleInstances};
 use super::log::FunctionLog;
@@ -46,17 +47,23 @@ pub struct Job {
     pub reply: oneshot::Sender<Result<Answer, InvokeError>>,
 }
 
-/// The task's other end: it ends when this is dropped.
+/// The task's other end: it serves what it was handed and ends when this is dropped.
 pub struct Instance {
     jobs: mpsc::Sender<Job>,
+    task: JoinHandle<()>,
 }
 
 impl Instance {
     /// Starts the task of a function's version.
     pub fn start(shared: Shared, version: Arc<Version>, log: Arc<FunctionLog>) -> Self {
         let (jobs, inbox) = mpsc::channel(1);
-        tokio::spawn(Task::new(shared, version, log).run(inbox));
-        Self { jobs }
+        let task = tokio::spawn(Task::new(shared, version, log).run(inbox));
+        Self { jobs, task }
+    }
+
+    /// Hands over nothing more; the task, which ends with what it has.
+    pub fn retire(self) -> JoinHandle<()> {
+        self.task
     }
 
     /// Hands a request over; waits while another is being served.
@@ -104,9 +111,10 @@ impl Task {
                     };
                     tokio::select! {
                         biased;
-                        job = inbox.recv() => job.map_or(Event::End, Event::Job),
                         () = leaf.unasked() => Event::Lost,
+                        // Before the next request: who asked has waited longer.
                         () = entry.asked() => Event::GiveUp,
+                        job = inbox.recv() => job.map_or(Event::End, Event::Job),
                         () = tokio::time::sleep_until((*since + wait).into()) => Event::Waited,
                     }
                 }
@@ -194,12 +202,17 @@ impl Task {
     /// A sandbox for one request: the one at hand, or a new one.
     async fn leaf(&mut self) -> Result<(Box<Leaf>, Start, Option<Spent>), InvokeError> {
         if let State::Idle { mut leaf, .. } = std::mem::replace(&mut self.state, State::Empty) {
-            if !leaf.sandbox().is_paused() {
+            // A request may come before the news of what its sandbox did since the
+            // last answer: died, or wrote what would be taken for this one's.
+            if !leaf.is_quiet() {
+                tracing::info!(function = %self.version.name, "a sandbox was lost while idle");
+            } else if !leaf.sandbox().is_paused() {
                 return Ok((leaf, Start::Warm, None));
-            }
-            match leaf.sandbox_mut().unpause() {
-                Ok(()) => return Ok((leaf, Start::Unpaused, None)),
-                Err(error) => tracing::warn!(%error, "a sandbox could not be unpaused"),
+            } else {
+                match leaf.sandbox_mut().unpause() {
+                    Ok(()) => return Ok((leaf, Start::Unpaused, None)),
+                    Err(error) => tracing::warn!(%error, "a sandbox could not be unpaused"),
+                }
             }
         }
         let permit = self.place().await?;
@@ -236,9 +249,12 @@ impl Task {
             return Ok(permit);
         }
         // Whoever waits for a function first, then whoever waits for a request.
-        if !self.shared.forest.give_up_blank().await {
-            self.shared.idle.ask_longest();
+        if self.shared.forest.give_up_blank().await
+            && let Ok(permit) = self.shared.sandboxes.wait_for_place(PLACE_BOUND / 10).await
+        {
+            return Ok(permit);
         }
+        let _wanted = self.shared.idle.want_one();
         let limit = self.shared.sandboxes.tuning.max_sandboxes;
         let waited = self.shared.sandboxes.wait_for_place(PLACE_BOUND).await;
         waited.map_err(|_| InvokeError::NoSandbox { limit })

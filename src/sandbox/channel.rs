@@ -74,8 +74,8 @@ impl Channel {
         Ok(())
     }
 
-    /// Whether there is nothing to read, and no end of the stream.
-    pub fn is_silent(&self) -> bool {
+    /// Whether there is nothing to read, not even the end of the stream.
+    pub fn is_quiet(&self) -> bool {
         socket::peek(self.0.as_fd()).is_err_and(|error| error.errno == Errno::EAGAIN)
     }
 

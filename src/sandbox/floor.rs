@@ -196,11 +196,15 @@ impl Sandboxes {
     /// # Errors
     /// None was within `bound`.
     pub async fn wait_for_place(&self, bound: Duration) -> Result<OwnedSemaphorePermit, SandboxError> {
-        let full = SandboxError::Full { limit: self.tuning.max_sandboxes };
         match tokio::time::timeout(bound, Arc::clone(&self.places).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
-            _ => Err(full),
+            _ => Err(self.full()),
         }
+    }
+
+    /// What to say where no place is free.
+    pub fn full(&self) -> SandboxError {
+        SandboxError::Full { limit: self.tuning.max_sandboxes }
     }
 
     /// The living sandboxes as text, one a line.

@@ -199,7 +199,7 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "sandbox.max_sandboxes",
         Allowed::Number(1, 10_000),
-        "Sandboxes alive at one time, zygotes not counted.",
+        "Sandboxes alive at one time, grown zygotes among them; the first one of a tree is not counted.",
     ),
     key("sandbox.idle_ttl_s", Allowed::Number(1, YEAR_S), "An idle sandbox is given up after this time."),
     key(

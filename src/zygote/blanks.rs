@@ -78,7 +78,7 @@ impl Blanks {
     /// The next one that is still what it was.
     pub fn take(&mut self) -> Option<Leaf> {
         while let Some(leaf) = self.ready.pop_front() {
-            if leaf.is_silent() {
+            if leaf.is_quiet() {
                 return Some(leaf);
             }
         }

@@ -28,7 +28,9 @@ use super::blanks::{Blanks, COLD_AFTER};
 use super::node::{self, Zygote};
 use super::select::{Candidate, best};
 use super::{Leaf, Pin, Pins, Template, ZygoteError};
-use crate::sandbox::{Limits, Network, Order, Program, Purpose, Sandboxes, UserNamespace, View, open_sealed};
+use crate::sandbox::{
+    Limits, Network, Order, Program, Purpose, SandboxError, Sandboxes, UserNamespace, View, open_sealed,
+};
 use crate::stats::Stats;
 
 /// What the zygote floor must know of packages on disk; the floor above has them.
@@ -400,6 +402,13 @@ impl Forest {
                 Err(error) if entry.parent.is_none() => return Err(error),
                 // The parent is grown again, or passed over, in the next round.
                 Err(ZygoteError::LostParent { .. }) => {}
+                // It has no place for now, which is no fault of its own.
+                Err(ZygoteError::Sandbox(SandboxError::Full { .. })) => {
+                    let mut above = entry.path().into_iter().rev().skip(1);
+                    let root = Arc::clone(&tree.entries()[0]);
+                    let nearest = above.find(|entry| entry.zygote().is_some()).unwrap_or(root);
+                    return Ok((Arc::clone(&nearest), self.standing(tree, &nearest).await?));
+                }
                 Err(error) => {
                     tracing::warn!(node = entry.id, %error, "a node could not be grown");
                     entry.state().unfit.get_or_insert_with(|| error.to_string());
@@ -523,16 +532,17 @@ impl Forest {
         parent: Option<Arc<Zygote>>,
     ) -> Result<Arc<Zygote>, ZygoteError> {
         let parts = &self.parts;
-        let Some(permit) = parts.sandboxes.place() else {
-            let limit = parts.sandboxes.tuning.max_sandboxes;
-            return Err(crate::sandbox::SandboxError::Full { limit }.into());
+        let permit = match &parent {
+            // The root takes no place: without it there is no leaf to take one.
+            None => None,
+            Some(_) => Some(parts.sandboxes.place().ok_or_else(|| parts.sandboxes.full())?),
         };
         let mut cell = parts.sandboxes.cell(Order {
             purpose: Purpose::Zygote,
             namespace: Some(&tree.namespace),
             network: tree.network,
             limits: &parts.limits,
-            permit: Some(permit),
+            permit,
             writable: None,
         })?;
         let begun = Instant::now();

@@ -92,11 +92,6 @@ impl Leaf {
         self.born = Some(self.begun);
     }
 
-    /// Whether it is there and has said nothing unasked.
-    pub(super) fn is_silent(&self) -> bool {
-        self.channel.is_silent()
-    }
-
     /// Tells a blank which pages its first request will touch.
     pub(super) async fn prefault(&self, wanted: &Prefault) -> Result<(), SandboxError> {
         let head = wire::encode(wanted);
@@ -168,6 +163,11 @@ impl Leaf {
         let body = self.read_bytes(answer.body as usize).await?;
         let response = wire::decode(&head).map_err(|_| SandboxError::Protocol("a malformed answer"))?;
         Ok(Reply { response, body: body.into() })
+    }
+
+    /// Whether it has said nothing unasked and is not known to be gone.
+    pub fn is_quiet(&self) -> bool {
+        self.channel.is_quiet()
     }
 
     /// Resolves when it says something unasked, or is gone: either ends it.

@@ -123,6 +123,11 @@ impl Worker {
         fs::read_to_string(self.path().join(format!("logs/{name}.log"))).unwrap_or_default()
     }
 
+    /// The name that our control groups begin with.
+    pub fn group(&self) -> Option<&str> {
+        self.group.as_deref()
+    }
+
     /// The name that our control groups begin with, as a directory of ours shows it.
     fn find_group(&self) -> Option<String> {
         let debug = self.get("/debug").body;

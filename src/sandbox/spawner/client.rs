@@ -82,6 +82,11 @@ impl Spawner {
         let _ = gone.wait_for(|gone| *gone).await;
     }
 
+    /// Whether it is gone.
+    pub fn is_gone(&self) -> bool {
+        *self.0.gone.borrow()
+    }
+
     /// Hangs up and gives the spawner's pidfd, which tells when it has cleared up.
     ///
     /// # Errors

@@ -158,8 +158,12 @@ fn own_proc() -> hosier_zygote::sys::Result<OwnedFd> {
 
 fn clear_up(leftovers: &Leftovers) {
     process::kill_all_others();
+    // Before the wait: a process in the v1 freezer dies of its SIGKILL only when
+    // it is thawed, which removing its group does. The walls of the others may
+    // hold a group for a moment after it, which removing waits for.
+    let removed = leftovers.remove();
     while process::wait_any(true).is_ok() {}
-    if let Err(wrong) = leftovers.remove() {
+    if let Err(wrong) = removed.or_else(|_| leftovers.remove()) {
         // Standard error is the worker's, perhaps gone; the next start removes the rest.
         eprintln!("hosier: not everything could be removed: {wrong}");
     }

@@ -150,34 +150,40 @@ pub fn kill_all_others() {
     unsafe { libc::kill(-1, libc::SIGKILL) };
 }
 
+/// A pidfd of the process that has this number now.
+///
+/// # Errors
+/// `ESRCH` where none has.
+pub fn open_pidfd(pid: i32) -> Result<OwnedFd> {
+    // SAFETY: no memory is passed.
+    let fd = check("pidfd_open", unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    Ok(own(fd as RawFd))
+}
+
 /// Sends SIGKILL through a pidfd.
 ///
 /// # Errors
 /// `ESRCH` when the process is gone already.
 pub fn kill_pidfd(pidfd: BorrowedFd<'_>) -> Result<()> {
+    signal_pidfd(pidfd, libc::SIGKILL)
+}
+
+/// Sends a signal through a pidfd.
+///
+/// # Errors
+/// `ESRCH` when the process is gone already.
+pub fn signal_pidfd(pidfd: BorrowedFd<'_>, signal: libc::c_int) -> Result<()> {
     // SAFETY: no memory is passed; a null siginfo is allowed.
     let done = unsafe {
         libc::syscall(
             libc::SYS_pidfd_send_signal,
             pidfd.as_raw_fd(),
-            libc::SIGKILL,
+            signal,
             std::ptr::null::<libc::siginfo_t>(),
             0,
         )
     };
     check("pidfd_send_signal", done).map(drop)
-}
-
-/// A descriptor of a process.
-///
-/// # Errors
-/// `ESRCH` if there is none.
-pub fn open_pidfd(pid: i32) -> Result<OwnedFd> {
-    // SAFETY: integers only.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    let fd = check("pidfd_open", fd)?;
-    // SAFETY: a fresh descriptor of ours; the kernel makes it close-on-exec.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 /// Closes every descriptor from `first` on.
