@@ -1,7 +1,7 @@
 //! `hosier cleanup`: removes what a dead worker left when its spawner died with
 //! it. `hosier up` does the same before it starts.
 
-use super::floor::{Site, leftovers};
+use super::floor::{Site, clear_dead_deploys, leftovers};
 use super::place::Place;
 use super::{CliError, PlaceArgs};
 use crate::sandbox::cgroup::Hierarchies;
@@ -18,6 +18,7 @@ pub fn run(args: &PlaceArgs) -> Result<(), CliError> {
     let hierarchies = Hierarchies::detect().map_err(crate::sandbox::SandboxError::from)?;
     let site = Site { run: place.run(), group: place.group() };
     leftovers(&site, &hierarchies).remove().map_err(CliError::Leftovers)?;
+    clear_dead_deploys(&place, &hierarchies)?;
     let socket = place.socket();
     if socket.exists() {
         std::fs::remove_file(&socket).map_err(|source| CliError::File { path: socket, source })?;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::floor::{Foundation, Site};
+use super::floor::{Foundation, Site, clear_dead_deploys};
 use super::place::{Place, make_dirs};
 use super::{CliError, UpArgs, own_socket};
 use crate::lambda::function::Floor;
@@ -20,6 +20,7 @@ use crate::lambda::packages::{Installer, Packages, python_version};
 use crate::lambda::registry::Registry;
 use crate::lambda::tree::Bounds;
 use crate::lambda::{Compiler, IdleInstances, Shared, Versions, Worker};
+use crate::sandbox::cgroup::Hierarchies;
 use crate::sandbox::{Limits, SandboxError, Sandboxes};
 use crate::settings::{Rootfs, Settings, Tree};
 use crate::stats::Stats;
@@ -50,6 +51,7 @@ pub fn run(args: &UpArgs) -> Result<(), CliError> {
     }
     let lock = place.lock()?;
     let site = Site { run: place.run(), group: place.group() };
+    clear_dead_deploys(&place, &Hierarchies::detect().map_err(SandboxError::from)?)?;
     let foundation = Foundation::lay(&site)?;
     let leftovers = foundation.leftovers();
     let runtime = tokio::runtime::Builder::new_multi_thread()

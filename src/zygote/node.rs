@@ -17,12 +17,10 @@ use std::time::Duration;
 
 use hosier_zygote::birth::{Pid1, Role};
 use hosier_zygote::wire::{self, FromZygote, Imports, Ready, ToZygote};
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
 
 use super::ZygoteError;
 use super::working_set::WorkingSet;
-use crate::sandbox::{Cell, Channel, Program, Sandbox, Sandboxes, Started, UserNamespace};
+use crate::sandbox::{Cell, Channel, Output, Program, Sandbox, Sandboxes, Started, UserNamespace};
 
 /// Longest wait for one fork.
 const FORK_BOUND_S: u64 = 10;
@@ -36,7 +34,8 @@ pub struct Zygote {
     pub ready: Ready,
     /// Children made so far.
     pub forks: AtomicU64,
-    channel: tokio::sync::Mutex<Channel>,
+    /// `None` once it was lost: an answer that came late would be taken for another's.
+    channel: tokio::sync::Mutex<Option<Channel>>,
     sandbox: Sandbox,
     working_set: Mutex<WorkingSet>,
     /// Killing a parent's stub kills its descendants: it must outlive them.
@@ -115,14 +114,32 @@ impl Zygote {
         sandboxes: &Sandboxes,
         cell: Cell,
     ) -> Result<Started, ZygoteError> {
-        let channel = self.channel.lock().await;
+        let mut channel = self.channel.lock().await;
+        let open = channel.as_ref().ok_or(ZygoteError::Died { node: self.id })?;
         let fds = cell.fds()?;
         let message = wire::encode(message);
-        let asked = self.exchange(&channel, &message, &fds);
+        let asked = self.exchange(open, &message, &fds);
         let bound = Duration::from_secs(FORK_BOUND_S);
         let answer = tokio::time::timeout(bound, asked).await;
-        let pidfd = answer.unwrap_or(Err(ZygoteError::TimedOut { node: self.id, bound_s: FORK_BOUND_S }))?;
+        let answer = answer.unwrap_or(Err(ZygoteError::TimedOut { node: self.id, bound_s: FORK_BOUND_S }));
+        if answer.as_ref().is_err_and(ZygoteError::lost_node) {
+            *channel = None;
+        }
+        drop(channel);
+        let pidfd = match answer {
+            Ok(pidfd) => pidfd,
+            Err(error) => {
+                cell.abandon();
+                return Err(error);
+            }
+        };
         self.forks.fetch_add(1, Ordering::Relaxed);
+        // It names whom we may kill: nobody but who is in the cell.
+        if !cell.holds(&pidfd).await {
+            *self.channel.lock().await = None;
+            cell.abandon();
+            return Err(ZygoteError::Protocol { node: self.id });
+        }
         Ok(sandboxes.started(cell, pidfd)?)
     }
 
@@ -152,8 +169,8 @@ impl Zygote {
         parent: Option<Arc<Zygote>>,
         bound: Duration,
     ) -> Result<Self, ZygoteError> {
-        let Started { sandbox, channel, log, .. } = started;
-        tokio::spawn(relay(id, log));
+        let Started { sandbox, channel, output, .. } = started;
+        tokio::spawn(relay(id, output));
         let heard = tokio::time::timeout(bound, hear(&channel, id)).await;
         let ready = match heard {
             Err(_) => return Err(ZygoteError::TimedOut { node: id, bound_s: bound.as_secs() }),
@@ -167,7 +184,7 @@ impl Zygote {
                 FromZygote::Forked => return Err(ZygoteError::Protocol { node: id }),
             },
         };
-        let channel = tokio::sync::Mutex::new(channel);
+        let channel = tokio::sync::Mutex::new(Some(channel));
         Ok(Self {
             id,
             ready,
@@ -195,16 +212,16 @@ async fn hear(channel: &Channel, id: u64) -> Result<(FromZygote, Vec<OwnedFd>), 
 }
 
 /// Passes what a zygote prints on to the worker's log, up to a bound; then throws it away.
-async fn relay(node: u64, log: OwnedFd) {
-    let Ok(mut log) = pipe::Receiver::from_owned_fd(log) else { return };
-    let (mut buffer, mut left) = ([0; 4096], LOG_LIMIT);
-    while let Ok(count @ 1..) = log.read(&mut buffer).await {
+async fn relay(node: u64, output: Output) {
+    let mut left = LOG_LIMIT;
+    let pass_on = |bytes: &[u8]| {
         if left > 0 {
-            left = left.saturating_sub(count);
-            let text = String::from_utf8_lossy(&buffer[..count]);
+            left = left.saturating_sub(bytes.len());
+            let text = String::from_utf8_lossy(bytes);
             tracing::info!(node, text = text.trim_end(), "zygote output");
         }
-    }
+    };
+    output.read_all(pass_on).await;
 }
 
 /// An isolated interpreter without `site`: no host package, no environment variable, no `.pth` reaches it.

@@ -103,7 +103,8 @@ impl Worker {
 
     /// Starts the worker in the background, on any free port.
     pub fn up(&mut self, options: &[&str]) {
-        let mut args = vec!["up", "-d", "-o", "worker_port=0"];
+        // Whether a blank is ready is a matter of time: tests that want one say so.
+        let mut args = vec!["up", "-d", "-o", "worker_port=0,zygote.blanks=0"];
         for option in options {
             args.extend(["-o", option]);
         }

@@ -121,6 +121,7 @@ struct Program {
 fn be_born(prepared: &Prepared, socket: &OwnedFd, log: &OwnedFd, pid1: Pid1, program: &Program) -> Failure {
     let walls = || {
         privilege::become_ids(0, 0).at(Step::Ids)?;
+        forbid_user_namespaces().at(Step::Ids)?;
         nix::unistd::setsid().named("setsid").at(Step::Ids)?;
         contain::enter(prepared)
     };
@@ -135,6 +136,16 @@ fn be_born(prepared: &Prepared, socket: &OwnedFd, log: &OwnedFd, pid1: Pid1, pro
         }
     }
     start(socket, log, program)
+}
+
+/// No user namespace below this one: in a nested one a zygote would have every
+/// capability again that it gave up. Written through the old root's `/proc`, which the
+/// kernel takes for the writer's own user namespace.
+fn forbid_user_namespaces() -> sys::Result<()> {
+    let path = c"/proc/sys/user/max_user_namespaces";
+    let flags = nix::fcntl::OFlag::O_WRONLY | nix::fcntl::OFlag::O_CLOEXEC;
+    let file = nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty()).named("open")?;
+    nix::unistd::write(&file, b"0").named("write").map(drop)
 }
 
 fn start(socket: &OwnedFd, log: &OwnedFd, program: &Program) -> Failure {

@@ -9,6 +9,7 @@ use hosier_zygote::sys::mount::{Attr, FsContext};
 use hosier_zygote::sys::process::{self, CloneOptions, Forked, fork_into};
 use hosier_zygote::sys::socket;
 use hosier_zygote::wire;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Ask, Tell};
@@ -98,8 +99,10 @@ fn run(socket: &OwnedFd) {
             .chain(children.iter().map(|child| child.pidfd.as_fd()))
             .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
             .collect();
-        if poll(&mut ready, PollTimeout::NONE).is_err() {
-            continue;
+        match poll(&mut ready, PollTimeout::NONE) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => continue,
+            Err(_) => return,
         }
         let asked = ready[0].any().unwrap_or(false);
         let ended = ready[1..].iter().any(|fd| fd.any().unwrap_or(false));
