@@ -99,6 +99,7 @@ fn install(settings: &Settings, place: &Place, pins: &Pins) -> Result<(), CliErr
     let site = Site {
         run: place.worker.join(format!("deploy-{number}")),
         group: format!("{}-deploy-{number}", place.group()),
+        socket: None,
     };
     let foundation = Foundation::lay(&site)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

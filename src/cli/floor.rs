@@ -34,6 +34,8 @@ pub struct Site {
     pub run: PathBuf,
     /// The name of the control groups.
     pub group: String,
+    /// The worker's own socket, where there will be one.
+    pub socket: Option<PathBuf>,
 }
 
 impl Foundation {
@@ -87,6 +89,7 @@ pub fn leftovers(site: &Site, hierarchies: &Hierarchies) -> Leftovers {
         groups: std::iter::once(site.group.clone()).chain(trees).collect(),
         mnt: site.run.join("mnt"),
         run: site.run.clone(),
+        socket: site.socket.clone(),
     }
 }
 

@@ -49,7 +49,7 @@ pub fn run(args: &UpArgs) -> Result<(), CliError> {
         let _ = nix::unistd::setsid();
     }
     let lock = place.lock()?;
-    let site = Site { run: place.run(), group: place.group() };
+    let site = Site { run: place.run(), group: place.group(), socket: Some(place.socket()) };
     let foundation = Foundation::lay(&site)?;
     let leftovers = foundation.leftovers();
     let runtime = tokio::runtime::Builder::new_multi_thread()
