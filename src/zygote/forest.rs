@@ -160,7 +160,8 @@ impl Forest {
                 Ok(started) => Leaf::new(started, Some(zygote), forking),
                 Err(error) if error.lost_node() => {
                     self.lost(&entry, &zygote, &error);
-                    permit = self.parts.sandboxes.place();
+                    // The first went with its cell.
+                    permit = Some(self.parts.sandboxes.wait_for_place(self.parts.grow_bound).await?);
                     last = Some(error);
                     continue;
                 }
