@@ -1,7 +1,7 @@
 """A zygote: imports, then forks whenever the worker asks. Runs as root of its
 own user namespace, with one thread.
 
-    main ──▶ serve_forks ─┬─ in a child zygote: import, say ready, serve again
+    main ──▶ serve_forks ─┬─ in a child zygote: import, serve again
                           └─ in a leaf: hosier_leaf.main, never to return
 """
 
@@ -15,19 +15,19 @@ import hosier_native
 PACKAGES = "/packages/"
 
 
-def main():
+def main(freeze, solidify):
     # Collections write to every object's header, and written pages are no
     # longer shared. Leaves switch it on again.
     gc.disable()
-    imports = ([], [], True)
+    imports = ([], [], freeze, solidify)
     while imports is not None:
-        become(*imports)
-        imports = hosier_native.serve_forks()
+        *what, solidify = imports
+        imports = hosier_native.serve_forks(*become(*what), solidify)
     hosier_leaf.main()
 
 
 def become(path, modules, freeze):
-    """Imports what this node is for and tells the worker what came of it."""
+    """Imports what this node is for; what came of it."""
     sys.path.extend(entry for entry in path if entry not in sys.path)
     failed = []
     start = time.perf_counter_ns()
@@ -40,7 +40,7 @@ def become(path, modules, freeze):
     gc.collect()
     if freeze:
         gc.freeze()
-    hosier_native.ready(took, loaded(), failed[:100])
+    return took, loaded(), failed[:100]
 
 
 def loaded():
@@ -52,6 +52,3 @@ def loaded():
             found.add(file[len(PACKAGES):].split("/", 1)[0])
     return sorted(found)
 
-
-if __name__ == "__main__":
-    main()

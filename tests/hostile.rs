@@ -42,7 +42,8 @@ impl Target {
     fn with(code: &str, settings: &str, options: &[&str]) -> Self {
         let mut worker = Worker::new();
         worker.deploy("f", &[("f.py", &format!("{code}{HANDLER}")), ("ol.yaml", settings)]);
-        worker.up(options);
+        // None ahead of need: a leaf then is one of the function.
+        worker.up(&[&["zygote.blanks=0"], options].concat());
         Self(worker)
     }
 

@@ -54,7 +54,7 @@ fn inspect(
     }
     let unpacked = tempdir(path)?;
     let result = archive::unpack(open(path)?, &unpacked.0, name.as_str(), Bounds::default())
-        .map_err(|error| CliError::Demo(format!("{}: {error}", path.display())))
+        .map_err(|source| CliError::Archive { path: path.to_owned(), source })
         .and_then(|()| Ok(code::inspect(&unpacked.0, python)?));
     drop(unpacked);
     result
@@ -115,7 +115,7 @@ fn install(settings: &Settings, place: &Place, pins: &Pins) -> Result<(), CliErr
         };
         let result = tokio::select! {
             result = installed => result,
-            _ = tokio::signal::ctrl_c() => Err(CliError::Demo("interrupted; nothing was stored".to_owned())),
+            _ = tokio::signal::ctrl_c() => Err(CliError::Interrupted),
         };
         let cleared = spawner
             .hang_up()

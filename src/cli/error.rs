@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
+use super::demo::DemoError;
+use crate::lambda::archive::ArchiveError;
 use crate::lambda::packages::{PackageError, ToolError};
 use crate::lambda::registry::RegistryError;
 use crate::lambda::{BadName, CodeError};
@@ -36,8 +38,12 @@ pub enum CliError {
     Refused { name: String, status: u16, body: String },
     #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
-    #[error("{0}")]
-    Demo(String),
+    #[error("{}: {source}", path.display())]
+    Archive { path: PathBuf, source: ArchiveError },
+    #[error("interrupted; nothing was stored")]
+    Interrupted,
+    #[error(transparent)]
+    Demo(#[from] DemoError),
     #[error(transparent)]
     Name(#[from] BadName),
     #[error(transparent)]

@@ -82,9 +82,12 @@ enum Verb {
     Cleanup(PlaceArgs),
     /// Deploy three functions on real data, call each cold and warm, print what it cost
     Demo {
-        /// Where to work; removed at the end unless given
-        #[arg(short, long)]
-        place: Option<PathBuf>,
+        /// The worker directory to use, which stays; else a temporary one, which is removed
+        #[arg(short = 'p', long = "path")]
+        dir: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -134,6 +137,6 @@ fn run(verb: Verb) -> Result<(), CliError> {
         Verb::Deploy { path, place, name, json } => deploy::run(&path, &place, name.as_deref(), json),
         Verb::Invoke { name, place, data } => talk::invoke(&place, &name, &data),
         Verb::Cleanup(place) => cleanup::run(&place),
-        Verb::Demo { place } => demo::run(place),
+        Verb::Demo { dir, json } => demo::run(dir, json),
     }
 }

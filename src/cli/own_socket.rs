@@ -1,10 +1,13 @@
-//! A client of the worker's own socket: one blocking request a connection, for
-//! the commands that talk to a running worker.
+//! A client of the worker's own socket, and of its port: one blocking request a
+//! connection, for the commands that talk to a running worker.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
+
+const WRITE_BOUND: Duration = Duration::from_secs(30);
 
 /// An answer.
 #[derive(Debug)]
@@ -30,14 +33,28 @@ pub fn get(socket: &Path, path: &str) -> io::Result<Answer> {
 /// # Errors
 /// No worker listens, or the answer is cut short.
 pub fn request(socket: &Path, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_write_timeout(Some(Duration::from_secs(30)))?;
+    let stream = UnixStream::connect(socket)?;
+    stream.set_write_timeout(Some(WRITE_BOUND))?;
+    exchange(stream, method, path, body)
+}
+
+/// The same over the worker's port.
+///
+/// # Errors
+/// No worker listens, or the answer is cut short.
+pub fn request_tcp(address: &SocketAddr, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    stream.set_write_timeout(Some(WRITE_BOUND))?;
+    exchange(stream, method, path, body)
+}
+
+fn exchange(mut stream: impl Read + Write, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(body)?;
+    stream.write_all(&[head.as_bytes(), body].concat())?;
     read_answer(BufReader::new(stream))
 }
 

@@ -108,6 +108,9 @@ async fn work(settings: &Settings, place: &Place, sandboxes: Arc<Sandboxes>) -> 
         // Leaves must find a place as well.
         max_nodes: settings.zygote.max_nodes.min(settings.sandbox.max_sandboxes / 2).max(1),
         gc_freeze: settings.zygote.gc_freeze,
+        solidify: settings.zygote.solidify,
+        blanks: settings.zygote.blanks,
+        prefault: settings.zygote.prefault,
         writable_root: settings.sandbox.rootfs == Rootfs::Writable,
     }));
     forest.plant(settings.sandbox.network).await?;

@@ -173,14 +173,22 @@ impl Task {
                 return Err(InvokeError::TimedOut { function: self.name(), limit_s });
             }
         };
+        let mut observer = None;
         if let Some(spent) = spent {
-            break_down(&mut timings, &leaf, spent, &reply);
+            break_down(&mut timings, &leaf, &spent, &reply);
+            observer = self.shared.forest.observer(&leaf);
         }
         let exec = Duration::from_micros(reply.response.exec_us.into());
         timings.0.push(("exec", exec));
         if self.version.declared.config.reuse_sandbox && !reply.response.broken {
             let entry = self.shared.idle.enter(self.id);
             self.state = State::Idle { leaf, entry, since: Instant::now() };
+            observer.map(tokio::task::spawn_blocking);
+        } else if let Some(observer) = observer {
+            tokio::task::spawn_blocking(move || {
+                observer();
+                drop(leaf);
+            });
         }
         Ok(Answer {
             status: reply.response.status,
@@ -223,7 +231,11 @@ impl Task {
                 if let Some(output) = leaf.take_log() {
                     self.log.follow(output);
                 }
-                let start = if leaf.node().is_some() { Start::Forked } else { Start::Fresh };
+                let start = match leaf.node() {
+                    None => Start::Fresh,
+                    Some(_) if leaf.was_blank() => Start::Blank,
+                    Some(_) => Start::Forked,
+                };
                 Ok((Box::new(leaf), start, Some(spent)))
             }
             Err(ZygoteError::Sandbox(SandboxError::Full { limit })) => Err(InvokeError::NoSandbox { limit }),
@@ -234,6 +246,12 @@ impl Task {
     /// A place among `max_sandboxes`: a free one, or an idle instance's.
     async fn place(&self) -> Result<tokio::sync::OwnedSemaphorePermit, InvokeError> {
         if let Some(permit) = self.shared.sandboxes.place() {
+            return Ok(permit);
+        }
+        // Whoever waits for a function first, then whoever waits for a request.
+        if self.shared.forest.give_up_blank().await
+            && let Ok(permit) = self.shared.sandboxes.wait_for_place(PLACE_BOUND / 10).await
+        {
             return Ok(permit);
         }
         let _wanted = self.shared.idle.want_one();
@@ -274,7 +292,7 @@ enum Event {
 }
 
 /// The steps of a start, as far as they follow each other on the request's path.
-fn break_down(timings: &mut Timings, leaf: &Leaf, spent: Spent, reply: &Reply) {
+fn break_down(timings: &mut Timings, leaf: &Leaf, spent: &Spent, reply: &Reply) {
     let (begun, born) = leaf.birth();
     let born = born.unwrap_or(begun);
     let micros = |value: u32| Duration::from_micros(value.into());

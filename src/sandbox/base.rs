@@ -37,9 +37,9 @@ pub struct Base {
     mnt: PathBuf,
 }
 
-/// Where a new root is attached before it is entered: any directory of the
-/// old root does.
-pub const STAGING: &str = "/mnt";
+/// Where a new root is attached before it is entered: any directory of the old
+/// root does, and this is the one that each has, the host's and a sandbox's.
+pub const STAGING: &str = "/usr";
 
 /// Links of a host with merged /usr (Debian, Ubuntu, Fedora, Arch).
 const USR_LINKS: [&str; 6] = ["bin", "sbin", "lib", "lib64", "lib32", "libx32"];

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use hosier_zygote::sys::SysError;
 use hosier_zygote::sys::socket::{self, Received};
+use nix::errno::Errno;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
@@ -75,7 +76,7 @@ impl Channel {
 
     /// Whether there is nothing to read, not even the end of the stream.
     pub fn is_quiet(&self) -> bool {
-        socket::peek(self.0.as_fd()).is_err_and(|error| error.errno == nix::errno::Errno::EAGAIN)
+        socket::peek(self.0.as_fd()).is_err_and(|error| error.errno == Errno::EAGAIN)
     }
 
     /// Ready when there is something to read, the end of the stream included.

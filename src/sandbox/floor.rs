@@ -27,7 +27,7 @@ use super::base::{STAGING, c_string};
 use super::cgroup::{Cgroup, Group, Pool};
 use super::error::{About, During};
 use super::ids::{IdRange, Ids, RANGE};
-use super::life::{Estate, Kept, Roster};
+use super::life::{Estate, Identity, Kept, Roster};
 use super::seccomp::Filters;
 use super::writable::{Wanted, WritableRoot};
 use super::{Base, Channel, Limits, MountPoint, Network, Sandbox, SandboxError, Spawner, Undertaker};
@@ -354,6 +354,12 @@ impl Sandboxes {
         Confinement { uid: cell.uid, gid: cell.uid, files, filter: self.filter(filter.as_bytes()) }
     }
 
+    /// What a forked leaf gives up, once it is there.
+    pub fn confinement_of(&self, sandbox: &Sandbox) -> Confinement {
+        let filter = self.filter(self.filters.narrow.as_bytes());
+        Confinement { uid: sandbox.uid(), gid: sandbox.uid(), files: FILES, filter }
+    }
+
     /// A root zygote's filter.
     pub fn zygote_filter(&self) -> Vec<u8> {
         self.filter(self.filters.zygote.as_bytes())
@@ -398,8 +404,8 @@ impl Sandboxes {
     /// Its socket cannot be polled.
     pub fn started(&self, cell: Cell, pidfd: OwnedFd) -> Result<Started, SandboxError> {
         let estate = Estate { cgroup: cell.cgroup, ids: cell.ids, permit: cell.permit, kept: cell.kept };
-        let sandbox =
-            Sandbox::new(cell.id, cell.purpose, pidfd, estate, self.undertaker.clone(), self.roster.clone());
+        let identity = Identity { id: cell.id, uid: cell.uid, purpose: cell.purpose };
+        let sandbox = Sandbox::new(identity, pidfd, estate, self.undertaker.clone(), self.roster.clone());
         let channel = Channel::new(cell.socket).about("a sandbox's socket")?;
         Ok(Started { sandbox, channel, log: cell.log, ended: None })
     }

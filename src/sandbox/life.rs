@@ -24,7 +24,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::cgroup::{Cgroup, Usage};
 use super::ids::IdRange;
 use super::writable::WritableRoot;
-use super::{SandboxError, View};
+use super::{Limits, SandboxError, View};
 
 /// Longest wait for a killed process to be gone.
 const GONE_MS: u64 = 5_000;
@@ -34,10 +34,21 @@ const GONE_MS: u64 = 5_000;
 pub(super) struct Estate {
     pub cgroup: Cgroup,
     /// Its own range of ids, where it has a user namespace of its own.
+    #[expect(dead_code, reason = "given back by its drop")]
     pub ids: Option<IdRange>,
+    #[expect(dead_code, reason = "given back by its drop")]
     pub permit: Option<OwnedSemaphorePermit>,
     /// Prepared mounts that it has clones of.
     pub kept: Vec<Kept>,
+}
+
+/// Who a sandbox is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Identity {
+    pub id: u64,
+    /// The id that its code runs under, inside its user namespace.
+    pub uid: u32,
+    pub purpose: super::Purpose,
 }
 
 /// A prepared mount that must outlive a sandbox's birth.
@@ -71,6 +82,7 @@ impl Roster {
 #[derive(Debug)]
 pub struct Sandbox {
     id: u64,
+    uid: u32,
     pidfd: Arc<OwnedFd>,
     paused: bool,
     estate: Option<Estate>,
@@ -80,25 +92,41 @@ pub struct Sandbox {
 
 impl Sandbox {
     pub(super) fn new(
-        id: u64,
-        purpose: super::Purpose,
+        identity: Identity,
         pidfd: OwnedFd,
         mut estate: Estate,
         undertaker: Undertaker,
         roster: Roster,
     ) -> Self {
         estate.cgroup.born();
+        let Identity { id, uid, purpose } = identity;
         let cgroup = estate.cgroup.paths().into_iter().next().unwrap_or_default();
         roster.lines().insert(id, Line { purpose, since: Instant::now(), paused: false, cgroup });
-        Self { id, pidfd: Arc::new(pidfd), paused: false, estate: Some(estate), undertaker, roster }
+        Self { id, uid, pidfd: Arc::new(pidfd), paused: false, estate: Some(estate), undertaker, roster }
     }
 
     pub fn id(&self) -> u64 {
         self.id
     }
 
+    /// The id that its code runs under, inside its user namespace.
+    pub(super) fn uid(&self) -> u32 {
+        self.uid
+    }
+
     pub fn is_paused(&self) -> bool {
         self.paused
+    }
+
+    /// Changes what it may use.
+    ///
+    /// # Errors
+    /// As the control group's files.
+    pub fn set_limits(&mut self, limits: &Limits) -> Result<(), SandboxError> {
+        if let Some(estate) = &mut self.estate {
+            estate.cgroup.set_limits(limits)?;
+        }
+        Ok(())
     }
 
     /// Stops it where it is; it keeps its memory and uses no processor time.

@@ -230,6 +230,17 @@ pub(super) const KEYS: &[Key] = &[
     key("zygote.grow_timeout_s", Allowed::Number(1, 3600), "Longest time for a zygote's imports."),
     key("zygote.max_nodes", Allowed::Number(1, 4096), "Zygotes alive at one time."),
     key("zygote.gc_freeze", BOOL, "Run gc.collect() and gc.freeze() before a zygote serves."),
+    key(
+        "zygote.blanks",
+        Allowed::Number(0, 256),
+        "Leaves that a node in use keeps forked ahead of need, at most; 0 is off.",
+    ),
+    key("zygote.prefault", BOOL, "Blanks populate the pages that earlier leaves touched."),
+    key(
+        "zygote.solidify",
+        BOOL,
+        "Move a zygote's memory into a memfd, so that a fork copies fewer page tables.",
+    ),
     key("http.header_timeout_ms", MS, "Longest time for a request's header."),
     key("http.body_timeout_ms", MS, "Longest time for its body."),
     key(

@@ -112,6 +112,9 @@ pub struct ZygoteSettings {
     pub grow_timeout: Duration,
     pub max_nodes: usize,
     pub gc_freeze: bool,
+    pub solidify: bool,
+    pub blanks: usize,
+    pub prefault: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -202,6 +205,9 @@ impl Settings {
                 grow_timeout: s(raw.zygote.grow_timeout_s),
                 max_nodes: raw.zygote.max_nodes as usize,
                 gc_freeze: raw.zygote.gc_freeze,
+                solidify: raw.zygote.solidify,
+                blanks: raw.zygote.blanks as usize,
+                prefault: raw.zygote.prefault,
             },
             http: HttpSettings {
                 header_timeout: ms(raw.http.header_timeout_ms),

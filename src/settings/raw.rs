@@ -87,6 +87,9 @@ section!(RawZygote {
     grow_timeout_s: u64 = 120,
     max_nodes: u32 = 64,
     gc_freeze: bool = true,
+    solidify: bool = true,
+    blanks: u32 = 4,
+    prefault: bool = true,
 });
 
 section!(RawHttp {

@@ -16,14 +16,15 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use hosier_zygote::birth::{Pid1, Role};
-use hosier_zygote::wire::{Handler, Imports, Specialize};
-use tokio::sync::OwnedSemaphorePermit;
+use hosier_zygote::wire::{Confinement, Handler, Imports, Specialize};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
+use super::blanks::{Blanks, COLD_AFTER};
 use super::node::{self, Zygote};
 use super::select::{Candidate, best};
 use super::{Leaf, Pin, Pins, Template, ZygoteError};
@@ -59,6 +60,11 @@ pub struct ForestParts {
     pub grow_bound: Duration,
     pub max_nodes: usize,
     pub gc_freeze: bool,
+    pub solidify: bool,
+    /// Blanks that one node keeps, at most; 0 is off.
+    pub blanks: usize,
+    /// Blanks populate the pages that earlier leaves touched.
+    pub prefault: bool,
     /// Leaves may write anywhere.
     pub writable_root: bool,
 }
@@ -77,11 +83,23 @@ pub struct Need<'a> {
 }
 
 /// What the steps of a start cost that the worker itself took.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug)]
 pub struct Spent {
+    /// Nothing is prepared ahead of need beside this start while this lives.
+    pub on_path: OnPath,
     /// Finding, and perhaps growing, the node.
     pub node: Duration,
     pub cgroup: Duration,
+}
+
+/// A start that somebody waits for.
+#[derive(Debug)]
+pub struct OnPath(Arc<Busy>);
+
+#[derive(Debug, Default)]
+struct Busy {
+    starts: AtomicUsize,
+    clear: Notify,
 }
 
 /// The trees of a running worker.
@@ -90,6 +108,7 @@ pub struct Forest {
     trees: tokio::sync::Mutex<HashMap<Network, Arc<Tree>>>,
     views: Mutex<HashMap<Pins, Weak<View>>>,
     next: AtomicU64,
+    busy: Arc<Busy>,
 }
 
 struct Tree {
@@ -108,6 +127,7 @@ struct Entry {
     state: Mutex<State>,
     /// Held while it is being grown.
     growing: tokio::sync::Mutex<()>,
+    blanks: Mutex<Blanks>,
 }
 
 #[derive(Default)]
@@ -121,7 +141,13 @@ struct State {
 
 impl Forest {
     pub fn new(parts: ForestParts) -> Self {
-        Self { parts, trees: Default::default(), views: Mutex::default(), next: AtomicU64::new(1) }
+        Self {
+            parts,
+            trees: Default::default(),
+            views: Mutex::default(),
+            next: AtomicU64::new(1),
+            busy: Arc::default(),
+        }
     }
 
     /// Starts a leaf of a function.
@@ -136,6 +162,7 @@ impl Forest {
     }
 
     async fn forked(self: &Arc<Self>, need: Need<'_>) -> Result<(Leaf, Spent), ZygoteError> {
+        let on_path = self.on_path();
         let view = self.view(need.pins)?;
         let begun = Instant::now();
         let tree = self.tree(need.network).await?;
@@ -145,40 +172,177 @@ impl Forest {
         for _ in 0..3 {
             let (entry, zygote) = self.usable(&tree, need.pins).await?;
             let node = begun.elapsed();
-            let forking = Instant::now();
-            let cell = self.parts.sandboxes.cell(Order {
-                purpose: Purpose::Leaf,
-                namespace: Some(&tree.namespace),
-                network: need.network,
-                limits: need.limits,
-                permit: permit.take(),
-                writable: self.parts.writable_root.then_some(&[]),
-            })?;
-            let confinement = self.parts.sandboxes.confinement(&cell, Purpose::Leaf);
-            let spent = Spent { node, cgroup: cell.cgroup_time };
-            let mut leaf = match self.fork(&zygote, cell).await {
-                Ok(started) => Leaf::new(started, Some(zygote), forking),
-                Err(error) if error.lost_node() => {
-                    self.lost(&entry, &zygote, &error);
-                    // The first went with its cell.
-                    permit = Some(self.parts.sandboxes.wait_for_place(self.parts.grow_bound).await?);
-                    last = Some(error);
-                    continue;
+            entry.blanks().demand.started(Instant::now());
+            let (mut leaf, confinement, cgroup) = match self.ready_blank(&entry, need.limits) {
+                Some(leaf) => {
+                    let confinement = self.parts.sandboxes.confinement_of(leaf.sandbox());
+                    (leaf, confinement, Duration::ZERO)
                 }
-                Err(error) => return Err(error),
+                None => match self.fork_leaf(&tree, &zygote, need.limits, permit.take()).await {
+                    Ok(forked) => forked,
+                    Err(error) if error.lost_node() => {
+                        self.lost(&entry, &zygote, &error);
+                        // The first went with its cell.
+                        permit = Some(self.parts.sandboxes.wait_for_place(self.parts.grow_bound).await?);
+                        last = Some(error);
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                },
             };
             let message = Specialize {
                 targets: vec!["packages".to_owned(), "handler".to_owned()],
                 confinement: Some(confinement),
-                handler: handler(&need.env, need.pins, need.function, need.file),
+                handler: handler(need.env, need.pins, need.function, need.file),
             };
             let mounts = [view.open()?, open_sealed(need.code)?];
-            leaf.specialize(&message, &mounts).await?;
+            match leaf.specialize(&message, &mounts).await {
+                Ok(()) => {}
+                // A blank that died while it waited costs no request.
+                Err(_) if leaf.was_blank() => continue,
+                Err(error) => return Err(error.into()),
+            }
             leaf.sandbox_mut().keep(view);
             self.refill(&tree);
-            return Ok((leaf, spent));
+            self.replenish(&tree, &entry);
+            return Ok((leaf, Spent { on_path, node, cgroup }));
         }
         Err(last.unwrap_or(ZygoteError::Died { node: 0 }))
+    }
+
+    /// A leaf that stood ready, with these limits.
+    fn ready_blank(&self, entry: &Entry, limits: &Limits) -> Option<Leaf> {
+        let mut leaf = entry.blanks().take()?;
+        leaf.sandbox_mut().set_limits(limits).ok()?;
+        leaf.taken();
+        Some(leaf)
+    }
+
+    async fn fork_leaf(
+        self: &Arc<Self>,
+        tree: &Tree,
+        zygote: &Arc<Zygote>,
+        limits: &Limits,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<(Leaf, Confinement, Duration), ZygoteError> {
+        let begun = Instant::now();
+        let cell = self.parts.sandboxes.cell(Order {
+            purpose: Purpose::Leaf,
+            namespace: Some(&tree.namespace),
+            network: tree.network,
+            limits,
+            permit,
+            writable: self.parts.writable_root.then_some(&[]),
+        })?;
+        let confinement = self.parts.sandboxes.confinement(&cell, Purpose::Leaf);
+        let cgroup = cell.cgroup_time;
+        let started = self.fork(zygote, cell).await?;
+        Ok((Leaf::new(started, Some(Arc::clone(zygote)), begun), confinement, cgroup))
+    }
+
+    fn on_path(&self) -> OnPath {
+        self.busy.starts.fetch_add(1, Ordering::SeqCst);
+        OnPath(Arc::clone(&self.busy))
+    }
+
+    /// Makes the blanks that a node lacks, one after the other, away from the path.
+    fn replenish(self: &Arc<Self>, tree: &Arc<Tree>, entry: &Arc<Entry>) {
+        if self.parts.blanks == 0 || !self.claim_refill(entry) {
+            return;
+        }
+        let (forest, tree, entry) = (Arc::clone(self), Arc::clone(tree), Arc::clone(entry));
+        tokio::spawn(async move {
+            loop {
+                forest.until_quiet(&entry).await;
+                let made = forest.make_blank(&tree, &entry).await;
+                let mut blanks = entry.blanks();
+                blanks.coming = 0;
+                match made {
+                    Ok(Some((leaf, took))) => {
+                        blanks.demand.refilled(took);
+                        blanks.add(leaf);
+                    }
+                    Ok(None) => return,
+                    Err(error) => {
+                        tracing::warn!(node = entry.id, %error, "a blank could not be made");
+                        return;
+                    }
+                }
+                drop(blanks);
+                if !forest.claim_refill(&entry) {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Whether a blank is lacking and nobody makes one; the caller then does.
+    fn claim_refill(&self, entry: &Entry) -> bool {
+        let sandboxes = &self.parts.sandboxes;
+        let free = sandboxes.tuning.max_sandboxes - sandboxes.taken();
+        let mut blanks = entry.blanks();
+        let lacking = blanks.coming == 0 && blanks.lacking(Instant::now(), self.parts.blanks, free) > 0;
+        if lacking {
+            blanks.coming = 1;
+        }
+        lacking
+    }
+
+    /// Waits for the starts on the path, unless none is ready.
+    async fn until_quiet(&self, entry: &Entry) {
+        loop {
+            // Listens before it looks, so that no end is missed in between.
+            let mut cleared = std::pin::pin!(self.busy.clear.notified());
+            cleared.as_mut().enable();
+            if self.busy.starts.load(Ordering::SeqCst) == 0 || entry.blanks().len() == 0 {
+                return;
+            }
+            cleared.await;
+        }
+    }
+
+    async fn make_blank(
+        self: &Arc<Self>,
+        tree: &Tree,
+        entry: &Entry,
+    ) -> Result<Option<(Leaf, Duration)>, ZygoteError> {
+        let (Some(permit), Some(zygote)) = (self.parts.sandboxes.place(), entry.zygote()) else {
+            return Ok(None);
+        };
+        let begun = Instant::now();
+        let limits = &self.parts.leaf_limits;
+        let (mut leaf, _, _) = self.fork_leaf(tree, &zygote, limits, Some(permit)).await?;
+        leaf.wait_as_blank().await?;
+        let known = if self.parts.prefault { zygote.working_set().prefault() } else { None };
+        if let Some(wanted) = known {
+            leaf.prefault(&wanted).await?;
+        }
+        self.refill_now(tree);
+        Ok(Some((leaf, begun.elapsed())))
+    }
+
+    /// Gives up one blank, of the node that was used least lately; false if there is none.
+    pub async fn give_up_blank(&self) -> bool {
+        for tree in self.trees.lock().await.values() {
+            for entry in tree.entries().iter() {
+                if entry.blanks().take().is_some() {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Lets the blanks of nodes go that were not used lately.
+    async fn drop_cold_blanks(&self) {
+        for tree in self.trees.lock().await.values() {
+            for entry in tree.entries().iter() {
+                let mut blanks = entry.blanks();
+                if !blanks.demand.is_hot(Instant::now()) {
+                    blanks.clear();
+                }
+            }
+        }
     }
 
     /// In a task of its own: a fork must not be given up halfway.
@@ -207,7 +371,7 @@ impl Forest {
         })?;
         cell.mount("packages", view.open()?);
         cell.mount("handler", open_sealed(need.code)?);
-        let spent = Spent { node: Duration::ZERO, cgroup: cell.cgroup_time };
+        let spent = Spent { on_path: self.on_path(), node: Duration::ZERO, cgroup: cell.cgroup_time };
         let program = Program {
             pid1: Pid1::Program,
             role: Role::Confined(sandboxes.confinement(&cell, Purpose::Leaf)),
@@ -218,7 +382,7 @@ impl Forest {
         let message = Specialize {
             targets: Vec::new(),
             confinement: None,
-            handler: handler(&need.env, need.pins, need.function, need.file),
+            handler: handler(need.env, need.pins, need.function, need.file),
         };
         leaf.specialize(&message, &[]).await?;
         leaf.sandbox_mut().keep(view);
@@ -318,7 +482,15 @@ impl Forest {
 
     fn entry(&self, parent: Option<Arc<Entry>>, own: Pins, closure: Pins) -> Arc<Entry> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Entry { id, parent, own, closure, state: Mutex::default(), growing: Default::default() })
+        Arc::new(Entry {
+            id,
+            parent,
+            own,
+            closure,
+            state: Mutex::default(),
+            growing: Default::default(),
+            blanks: Mutex::default(),
+        })
     }
 
     /// The zygote of an entry, its ancestors grown first.
@@ -375,20 +547,22 @@ impl Forest {
             writable: None,
         })?;
         let begun = Instant::now();
+        let imports = Imports {
+            path: paths(&entry.closure),
+            modules: entry.own.iter().flat_map(|pin| parts.packages.modules(pin)).collect(),
+            gc_freeze: parts.gc_freeze,
+            solidify: parts.solidify,
+        };
         let zygote = match parent {
             None => {
                 let python = &parts.python;
-                Zygote::root(entry.id, &parts.sandboxes, &tree.namespace, cell, python, parts.grow_bound)
+                let bound = parts.grow_bound;
+                Zygote::root(entry.id, &parts.sandboxes, &tree.namespace, cell, python, &imports, bound)
                     .await?
             }
             Some(parent) => {
                 let view = self.view(&entry.closure)?;
                 cell.mount("packages", view.open()?);
-                let imports = Imports {
-                    path: paths(&entry.closure),
-                    modules: entry.own.iter().flat_map(|pin| parts.packages.modules(pin)).collect(),
-                    gc_freeze: parts.gc_freeze,
-                };
                 let started = match parent.grow(&parts.sandboxes, cell, imports).await {
                     Err(error) if error.lost_node() => {
                         if let Some(above) = &entry.parent {
@@ -414,6 +588,9 @@ impl Forest {
             took_ms = took.as_millis() as u64,
             "node stands"
         );
+        if let Some(failure) = &ready.not_solid {
+            tracing::warn!(node = entry.id, %failure, "node is not solid");
+        }
         for (module, reason) in &ready.failed {
             tracing::warn!(node = entry.id, module, reason, "a module could not be imported");
         }
@@ -465,6 +642,10 @@ impl Forest {
         }
     }
 
+    fn refill_now(&self, tree: &Tree) {
+        tree.namespace.refill();
+    }
+
     /// The mounts of a set of packages, shared by all who need the same.
     fn view(&self, pins: &Pins) -> Result<Arc<View>, ZygoteError> {
         let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
@@ -490,14 +671,23 @@ impl Forest {
             self.standing(&tree, &root).await?;
             let namespace = Arc::clone(&tree.namespace);
             let _ = tokio::task::spawn_blocking(move || namespace.refill()).await;
+            tokio::spawn(janitor(Arc::downgrade(self)));
         }
         Ok(())
+    }
+
+    /// A leaf gave its first answer: what looks at the pages that this took, if
+    /// that is still of interest. It blocks; the leaf must live until it ends.
+    pub fn observer(&self, leaf: &Leaf) -> Option<Box<dyn FnOnce() + Send>> {
+        let wanted = self.parts.prefault && self.parts.blanks > 0;
+        if wanted { leaf.observer() } else { None }
     }
 
     /// Lets every zygote go.
     pub async fn fell(&self) {
         for tree in self.trees.lock().await.values() {
             for entry in tree.entries().iter() {
+                entry.blanks().clear();
                 entry.state().zygote = None;
             }
         }
@@ -526,6 +716,10 @@ impl Entry {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn blanks(&self) -> MutexGuard<'_, Blanks> {
+        self.blanks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn zygote(&self) -> Option<Arc<Zygote>> {
         self.state().zygote.clone()
     }
@@ -538,6 +732,23 @@ impl Entry {
         }
         path.reverse();
         path
+    }
+}
+
+impl Drop for OnPath {
+    fn drop(&mut self) {
+        if self.0.starts.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.clear.notify_waiters();
+        }
+    }
+}
+
+/// Looks now and then for nodes that nobody uses any more.
+async fn janitor(forest: Weak<Forest>) {
+    loop {
+        tokio::time::sleep(COLD_AFTER / 4).await;
+        let Some(forest) = forest.upgrade() else { return };
+        forest.drop_cold_blanks().await;
     }
 }
 
@@ -582,13 +793,24 @@ fn draw(text: &mut String, entries: &[Arc<Entry>], parent: Option<u64>, depth: u
             (_, Some(reason)) => text.push_str(&format!(" unfit: {reason}")),
             (None, None) => text.push_str(" dormant"),
             (Some(zygote), None) => text.push_str(&format!(
-                " forks={} mem={} KiB imports={} ms",
+                " forks={} blanks={} mem={} KiB imports={} ms",
                 zygote.forks.load(Ordering::Relaxed),
+                entry.blanks().len(),
                 zygote.memory() / 1024,
                 state.import_us.unwrap_or(0) / 1000,
             )),
         }
         if let Some(zygote) = &state.zygote {
+            match (&zygote.ready.solid, &zygote.ready.not_solid) {
+                (Some(solid), _) => text.push_str(&format!(
+                    " solid={} KiB in {} mappings, {} left",
+                    solid.bytes / 1024,
+                    solid.moved,
+                    solid.left
+                )),
+                (None, Some(failure)) => text.push_str(&format!(" not solid: {failure}")),
+                (None, None) => {}
+            }
             for (module, reason) in &zygote.ready.failed {
                 text.push_str(&format!("\n{}  {module} failed: {reason}", "  ".repeat(depth)));
             }

@@ -14,9 +14,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use hosier_zygote::wire::{self, Failure, Header, Kind, Response, Specialize};
+use hosier_zygote::wire::{self, Failure, Header, Kind, Prefault, Response, Specialize};
 
 use super::node::Zygote;
+use super::working_set::observe;
 use crate::sandbox::{Channel, Sandbox, SandboxError, Started};
 
 /// A leaf of one function.
@@ -28,6 +29,8 @@ pub struct Leaf {
     log: Option<OwnedFd>,
     born: Option<Instant>,
     begun: Instant,
+    /// It was forked ahead of need.
+    blank: bool,
     next: u64,
     zygote: Option<Arc<Zygote>>,
 }
@@ -42,7 +45,7 @@ pub struct Reply {
 impl Leaf {
     pub(super) fn new(started: Started, zygote: Option<Arc<Zygote>>, begun: Instant) -> Self {
         let Started { sandbox, channel, log, .. } = started;
-        Self { sandbox, channel, log: Some(log), born: None, begun, next: 1, zygote }
+        Self { sandbox, channel, log: Some(log), born: None, begun, blank: false, next: 1, zygote }
     }
 
     pub fn sandbox(&self) -> &Sandbox {
@@ -66,6 +69,53 @@ impl Leaf {
     /// When its start was asked for and when it stood behind its walls.
     pub fn birth(&self) -> (Instant, Option<Instant>) {
         (self.begun, self.born)
+    }
+
+    /// Whether it was forked ahead of need.
+    pub fn was_blank(&self) -> bool {
+        self.blank
+    }
+
+    /// Waits until it stands behind its walls, to be kept for later.
+    ///
+    /// # Errors
+    /// It did not get there.
+    pub(super) async fn wait_as_blank(&mut self) -> Result<(), SandboxError> {
+        self.await_birth().await?;
+        self.blank = true;
+        Ok(())
+    }
+
+    /// Its start begins now: it stood ready.
+    pub(super) fn taken(&mut self) {
+        self.begun = Instant::now();
+        self.born = Some(self.begun);
+    }
+
+    /// Tells a blank which pages its first request will touch.
+    pub(super) async fn prefault(&self, wanted: &Prefault) -> Result<(), SandboxError> {
+        let head = wire::encode(wanted);
+        if head.len() > wire::MAX_HEAD {
+            return Ok(());
+        }
+        let header = Header { kind: Kind::Prefault, head: head.len() as u32, body: 0, id: 0 };
+        let mut frame = header.encode().to_vec();
+        frame.extend_from_slice(&head);
+        self.channel.write_all(&frame).await.map_err(ended)
+    }
+
+    /// What looks at the pages that it touched up to now, if its zygote wants to
+    /// know. It blocks; the leaf must live until it ends.
+    pub(super) fn observer(&self) -> Option<Box<dyn FnOnce() + Send>> {
+        let (zygote, pidfd) = (self.zygote.clone()?, self.sandbox.pidfd());
+        if !zygote.working_set().wants_more() {
+            return None;
+        }
+        Some(Box::new(move || {
+            if let Some(touched) = pid_of(&pidfd).and_then(|pid| observe(pid, &pidfd).ok()) {
+                zygote.working_set().learn(&touched);
+            }
+        }))
     }
 
     /// Makes it a leaf of one function. `fds` are the mounts for `targets`.
@@ -170,6 +220,13 @@ impl Leaf {
 
 fn ended(_: io::Error) -> SandboxError {
     SandboxError::Ended
+}
+
+/// Whether the process behind a pidfd is still there.
+pub(super) fn is_alive(pidfd: &OwnedFd) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
 }
 
 /// The process behind a pidfd, as this process numbers it.

@@ -4,8 +4,10 @@
 //! ```text
 //! forest     all trees, one a network; start(need) ──▶ Leaf
 //!   ├ template   the operator's tree file: which nodes may exist
+//!   ├ blanks     leaves forked ahead of need, how many (pure)
 //!   ├ select     which node serves a set of pins (pure)
 //!   └ node       one zygote process: forks, grows children
+//! working_set  the pages that leaves of a node touch
 //! leaf       a started sandbox that answers requests
 //! pin        a package at a version
 //! ```
@@ -13,6 +15,7 @@
 //! The subset rule, which is also the security rule: a function is forked only from a
 //! node whose packages are all among its own, by name and exact version.
 
+mod blanks;
 mod error;
 mod forest;
 mod leaf;
@@ -20,9 +23,10 @@ mod node;
 mod pin;
 mod select;
 mod template;
+mod working_set;
 
 pub use error::ZygoteError;
-pub use forest::{Forest, ForestParts, Need, Packages, Spent};
+pub use forest::{Forest, ForestParts, Need, OnPath, Packages, Spent};
 pub use leaf::{Leaf, Reply};
 pub use pin::{BadPin, Pin, Pins, normalize};
 pub use template::{Template, TemplateError};

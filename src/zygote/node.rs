@@ -11,8 +11,8 @@
 //! the sandbox is dropped, even if the interpreter died long ago.
 
 use std::os::fd::{OwnedFd, RawFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hosier_zygote::birth::{Pid1, Role};
@@ -21,6 +21,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 use super::ZygoteError;
+use super::working_set::WorkingSet;
 use crate::sandbox::{Cell, Channel, Program, Sandbox, Sandboxes, Started, UserNamespace};
 
 /// Longest wait for one fork.
@@ -37,13 +38,18 @@ pub struct Zygote {
     pub forks: AtomicU64,
     channel: tokio::sync::Mutex<Channel>,
     sandbox: Sandbox,
+    working_set: Mutex<WorkingSet>,
     /// Killing a parent's stub kills its descendants: it must outlive them.
     _parent: Option<Arc<Zygote>>,
 }
 
 /// What a root zygote's interpreter runs. `/hosier` comes last on the path, and
 /// `__main__` stays clean for handlers.
-pub(super) const BOOT: &str = "import sys; sys.path.append('/hosier'); import hosier_zygote as z; z.main()";
+fn boot(imports: &Imports) -> String {
+    let python = |on| if on { "True" } else { "False" };
+    let (freeze, solidify) = (python(imports.gc_freeze), python(imports.solidify));
+    format!("import sys; sys.path.append('/hosier'); import hosier_zygote as z; z.main({freeze}, {solidify})")
+}
 
 impl Zygote {
     /// Starts a root zygote.
@@ -56,12 +62,13 @@ impl Zygote {
         namespace: &UserNamespace,
         cell: Cell,
         python: &str,
+        imports: &Imports,
         bound: Duration,
     ) -> Result<Self, ZygoteError> {
         let program = Program {
             pid1: Pid1::LingeringStub,
             role: Role::Zygote { filter: sandboxes.zygote_filter() },
-            argv: interpreter(python, BOOT),
+            argv: interpreter(python, &boot(imports)),
             env: &environment(),
         };
         let started = sandboxes.spawn(cell, program, Some(namespace)).await?;
@@ -92,14 +99,14 @@ impl Zygote {
         self.ask(&ToZygote::Fork { walls }, sandboxes, cell).await
     }
 
+    /// What its leaves touch.
+    pub(super) fn working_set(&self) -> MutexGuard<'_, WorkingSet> {
+        self.working_set.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Bytes that it and its stub have charged.
     pub fn memory(&self) -> u64 {
         self.sandbox.usage().map_or(0, |usage| usage.mem_bytes)
-    }
-
-    /// The directories of its control group.
-    pub fn cgroup_paths(&self) -> Vec<std::path::PathBuf> {
-        self.sandbox.cgroup_paths()
     }
 
     async fn ask(
@@ -161,7 +168,15 @@ impl Zygote {
             },
         };
         let channel = tokio::sync::Mutex::new(channel);
-        Ok(Self { id, ready, forks: AtomicU64::new(0), channel, sandbox, _parent: parent })
+        Ok(Self {
+            id,
+            ready,
+            forks: AtomicU64::new(0),
+            channel,
+            sandbox,
+            working_set: Mutex::default(),
+            _parent: parent,
+        })
     }
 }
 

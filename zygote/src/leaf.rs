@@ -2,7 +2,7 @@
 //! a time. Runs in a leaf; every call blocks.
 //!
 //! ```text
-//! Born ──▶ Specialize ──▶ ( Invoke ──▶ Answer ──▶ reap )*      end of stream: exit
+//! Born ──▶ Prefault? ──▶ Specialize ──▶ ( Invoke ──▶ Answer ──▶ reap )*      end of stream: exit
 //! ```
 
 use std::ffi::CString;
@@ -45,8 +45,20 @@ pub fn specialize() -> Handler {
 }
 
 fn await_specialize() -> sys::Result<(Specialize, Vec<OwnedFd>)> {
+    loop {
+        let (kind, head, fds) = receive_frame()?;
+        let garbage = |_| SysError { call: "recvmsg", errno: Errno::EBADMSG };
+        match kind {
+            Kind::Specialize => return Ok((wire::decode(&head).map_err(garbage)?, fds)),
+            Kind::Prefault => crate::prefault::prefault(&wire::decode(&head).map_err(garbage)?),
+            _ => return Err(SysError { call: "recvmsg", errno: Errno::EBADMSG }),
+        }
+    }
+}
+
+/// A frame without a body, with its descriptors.
+fn receive_frame() -> sys::Result<(Kind, Vec<u8>, Vec<OwnedFd>)> {
     let control = process::borrow(SOCKET);
-    let garbage = SysError { call: "recvmsg", errno: Errno::EBADMSG };
     let mut bytes = [0; Header::SIZE];
     // Descriptors travel with the first byte.
     let first = socket::receive(control, &mut bytes)?;
@@ -54,13 +66,10 @@ fn await_specialize() -> sys::Result<(Specialize, Vec<OwnedFd>)> {
         return Err(SysError { call: "recvmsg", errno: Errno::ECONNRESET });
     }
     socket::read_exact(control, &mut bytes[first.len..])?;
-    let header = Header::decode(&bytes).map_err(|_| garbage)?;
-    if header.kind != Kind::Specialize {
-        return Err(garbage);
-    }
+    let header = Header::decode(&bytes).map_err(|_| SysError { call: "recvmsg", errno: Errno::EBADMSG })?;
     let mut head = vec![0; header.head as usize];
     socket::read_exact(control, &mut head)?;
-    Ok((wire::decode(&head).map_err(|_| garbage)?, first.fds))
+    Ok((header.kind, head, first.fds))
 }
 
 fn attach(message: &Specialize, fds: &[OwnedFd]) -> Result<(), Failure> {

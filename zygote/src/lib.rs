@@ -6,6 +6,8 @@
 //! ```text
 //! serve     a zygote's loop: forks leaves and child zygotes     zygote
 //! leaf      a leaf's side of its socket                         leaf
+//! prefault  takes a first request's page faults ahead of it            blank
+//! solidify  makes a zygote cheap to fork                            zygote
 //! stub      pid 1 of a node: reaps                              stub
 //! birth     a fresh process, from `clone3` to `execve`          spawner's child
 //! contain   the walls, one step a line                          all of them
@@ -16,7 +18,9 @@
 pub mod birth;
 pub mod contain;
 pub mod leaf;
+pub mod prefault;
 pub mod serve;
+pub mod solidify;
 pub mod stub;
 pub mod sys;
 pub mod wire;

@@ -11,13 +11,15 @@
 //! The worker's end of the socket closing is the order to end.
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use nix::errno::Errno;
 
 use crate::contain::{self, Prepared, SOCKET};
+use crate::solidify;
 use crate::sys::process::{self, Forked, fork_into};
 use crate::sys::socket;
-use crate::wire::{self, At, Failure, FromZygote, Imports, Kind, Step, ToZygote, Walls};
+use crate::wire::{self, At, Failure, FromZygote, Imports, Kind, Ready, Solid, Step, ToZygote, Walls};
 
 /// What a language runtime must be told around a fork.
 pub trait Interpreter {
@@ -35,11 +37,17 @@ pub enum Role {
     Zygote(Imports),
 }
 
-/// Serves forks until the worker hangs up. Returns in children only.
-pub fn serve(interpreter: &dyn Interpreter) -> Role {
+/// Says that this zygote stands and serves forks until the worker hangs up. Returns
+/// in children only.
+pub fn serve(interpreter: &dyn Interpreter, mut ready: Ready, solidify: bool) -> Role {
     let control = process::borrow(SOCKET);
     process::ignore_children(true);
     let mut buffer = vec![0; wire::MAX_MESSAGE];
+    ready.threads = process::thread_count().map_or(0, |count| count as u32);
+    if solidify && ready.threads == 1 {
+        make_solid(&mut ready);
+    }
+    answer(control, &FromZygote::Ready(ready), &[]);
     loop {
         let message = match socket::receive(control, &mut buffer) {
             Ok(message) if message.len > 0 => message,
@@ -144,12 +152,15 @@ fn answer(control: BorrowedFd<'_>, message: &FromZygote, fds: &[i32]) {
     }
 }
 
-/// Tells the worker that this zygote stands.
-///
-/// # Errors
-/// As `sendmsg(2)`.
-pub fn ready(ready: wire::Ready) -> crate::sys::Result<()> {
-    socket::send(process::borrow(SOCKET), &wire::encode(&FromZygote::Ready(ready)), &[]).map(drop)
+fn make_solid(ready: &mut Ready) {
+    let begun = Instant::now();
+    match solidify::solidify().at(Step::Solidify) {
+        Ok(done) => {
+            let took_us = begun.elapsed().as_micros() as u64;
+            ready.solid = Some(Solid { moved: done.moved, left: done.left, bytes: done.bytes, took_us });
+        }
+        Err(failure) => ready.not_solid = Some(failure),
+    }
 }
 
 fn fail(socket: &OwnedFd, failure: Failure) -> ! {

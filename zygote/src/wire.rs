@@ -57,6 +57,8 @@ pub enum Step {
     Exec,
     /// What was asked for could not be understood.
     Message,
+    /// Moving a zygote's memory into a memfd.
+    Solidify,
 }
 
 /// A step that failed, as it crosses from the process where it did.
@@ -139,6 +141,8 @@ pub struct Imports {
     /// Modules to import, in order.
     pub modules: Vec<String>,
     pub gc_freeze: bool,
+    /// See [`crate::solidify`].
+    pub solidify: bool,
 }
 
 /// What a zygote is asked. Descriptors: the child's socket, its log, then those of [`Walls`].
@@ -171,6 +175,22 @@ pub struct Ready {
     pub failed: Vec<(String, String)>,
     /// Threads after the imports; more than one makes the node unfit.
     pub threads: u32,
+    /// What solidifying did, if it was asked for and worked.
+    pub solid: Option<Solid>,
+    /// Why it did not work.
+    pub not_solid: Option<Failure>,
+}
+
+/// What solidifying did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Solid {
+    /// Mappings that were moved, and writable ones that were left alone.
+    pub moved: u32,
+    pub left: u32,
+    /// Bytes that were copied.
+    pub bytes: u64,
+    /// How long it took, in µs.
+    pub took_us: u64,
 }
 
 /// Turns a waiting leaf into one of a function, once. Descriptors: one for each of `targets`.
@@ -180,6 +200,20 @@ pub struct Specialize {
     /// `None` where the process was confined at its birth.
     pub confinement: Option<Confinement>,
     pub handler: Handler,
+}
+
+/// Pages that follow each other, by number (address / 4096).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageRange {
+    pub page: u64,
+    pub count: u32,
+}
+
+/// What a blank populates while it waits.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prefault {
+    pub read: Vec<PageRange>,
+    pub write: Vec<PageRange>,
 }
 
 /// The code to run.
@@ -230,6 +264,8 @@ pub enum Kind {
     Failed = 4,
     /// From a leaf: [`Response`] and body.
     Answer = 5,
+    /// To a blank, before [`Kind::Specialize`]: [`Prefault`].
+    Prefault = 6,
 }
 
 /// A frame's first bytes. The payload is a head of `head` bytes, then a body.
@@ -273,6 +309,7 @@ impl Header {
             3 => Kind::Born,
             4 => Kind::Failed,
             5 => Kind::Answer,
+            6 => Kind::Prefault,
             other => return Err(BadFrame::Kind(other)),
         };
         let (head, body) = (word(4), word(8));

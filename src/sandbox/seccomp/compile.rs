@@ -1,7 +1,7 @@
 //! From a policy to a whole filter, by libseccomp. Runs in the worker.
 
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{self, Seek};
 
 use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -58,6 +58,6 @@ fn export(context: &ScmpFilterContext) -> std::io::Result<Vec<u8>> {
     context.export_bpf(&file).map_err(std::io::Error::other)?;
     file.rewind()?;
     let mut program = Vec::new();
-    file.read_to_end(&mut program)?;
+    io::copy(&mut file, &mut program)?;
     Ok(program)
 }

@@ -5,7 +5,6 @@
 
 use hosier_zygote::leaf;
 use hosier_zygote::serve::{self, Interpreter, Role};
-use hosier_zygote::sys::process;
 use hosier_zygote::wire::{Kind, Ready, Response};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
@@ -37,24 +36,24 @@ impl Interpreter for CPython {
     }
 }
 
-/// What a child of `serve` has to import: (path, modules, gc_freeze); `None` in a leaf.
-type ToImport = Option<(Vec<String>, Vec<String>, bool)>;
+/// What a child of `serve_forks` has to import: (path, modules, gc_freeze, solidify);
+/// `None` in a leaf.
+type ToImport = Option<(Vec<String>, Vec<String>, bool, bool)>;
 
-/// Serves forks; returns in children only.
+/// Tells the worker what the imports came to, and serves forks; returns in children only.
 #[pyfunction]
-fn serve_forks(_py: Python<'_>) -> ToImport {
-    match serve::serve(&CPython) {
+fn serve_forks(
+    _py: Python<'_>,
+    import_us: u64,
+    loaded: Vec<String>,
+    failed: Vec<(String, String)>,
+    solidify: bool,
+) -> ToImport {
+    let ready = Ready { import_us, loaded, failed, ..Ready::default() };
+    match serve::serve(&CPython, ready, solidify) {
         Role::Leaf => None,
-        Role::Zygote(imports) => Some((imports.path, imports.modules, imports.gc_freeze)),
+        Role::Zygote(imports) => Some((imports.path, imports.modules, imports.gc_freeze, imports.solidify)),
     }
-}
-
-/// Tells the worker that this zygote stands.
-#[pyfunction]
-fn ready(import_us: u64, loaded: Vec<String>, failed: Vec<(String, String)>) -> PyResult<()> {
-    let threads = process::thread_count().map_or(0, |count| count as u32);
-    serve::ready(Ready { import_us, loaded, failed, threads })
-        .map_err(|error| PyOSError::new_err(error.to_string()))
 }
 
 /// A fresh leaf says that it stands.
@@ -113,7 +112,6 @@ fn hosier_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("MAX_BODY", hosier_zygote::wire::MAX_BODY)?;
     module.add("MAX_HEAD", hosier_zygote::wire::MAX_HEAD)?;
     module.add_function(wrap_pyfunction!(serve_forks, module)?)?;
-    module.add_function(wrap_pyfunction!(ready, module)?)?;
     module.add_function(wrap_pyfunction!(born, module)?)?;
     module.add_function(wrap_pyfunction!(specialize, module)?)?;
     module.add_function(wrap_pyfunction!(next_request, module)?)?;
