@@ -16,12 +16,7 @@ pub fn run(args: &PlaceArgs) -> Result<(), CliError> {
     host::check()?;
     let _lock = place.lock()?;
     let hierarchies = Hierarchies::detect().map_err(crate::sandbox::SandboxError::from)?;
-    let site = Site { run: place.run(), group: place.group() };
+    let site = Site { run: place.run(), group: place.group(), socket: Some(place.socket()) };
     leftovers(&site, &hierarchies).remove().map_err(CliError::Leftovers)?;
-    clear_dead_deploys(&place, &hierarchies)?;
-    let socket = place.socket();
-    if socket.exists() {
-        std::fs::remove_file(&socket).map_err(|source| CliError::File { path: socket, source })?;
-    }
-    Ok(())
+    clear_dead_deploys(&place, &hierarchies)
 }

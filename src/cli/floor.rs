@@ -34,6 +34,8 @@ pub struct Site {
     pub run: PathBuf,
     /// The name of the control groups.
     pub group: String,
+    /// The worker's own socket, where there will be one.
+    pub socket: Option<PathBuf>,
 }
 
 impl Foundation {
@@ -89,6 +91,7 @@ pub fn leftovers(site: &Site, hierarchies: &Hierarchies) -> Leftovers {
         groups: std::iter::once(site.group.clone()).chain(trees).collect(),
         mnt: site.run.join("mnt"),
         run: site.run.clone(),
+        socket: site.socket.clone(),
     }
 }
 
@@ -97,6 +100,7 @@ pub fn deploy_site(place: &Place, pid: u32) -> Site {
     Site {
         run: place.worker.join(format!("{DEPLOY}{pid}")),
         group: format!("{}-{DEPLOY}{pid}", place.group()),
+        socket: None,
     }
 }
 

@@ -50,7 +50,7 @@ pub fn run(args: &UpArgs) -> Result<(), CliError> {
         let _ = nix::unistd::setsid();
     }
     let lock = place.lock()?;
-    let site = Site { run: place.run(), group: place.group() };
+    let site = Site { run: place.run(), group: place.group(), socket: Some(place.socket()) };
     clear_dead_deploys(&place, &Hierarchies::detect().map_err(SandboxError::from)?)?;
     let foundation = Foundation::lay(&site)?;
     let leftovers = foundation.leftovers();

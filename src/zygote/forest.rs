@@ -182,7 +182,8 @@ impl Forest {
                     Ok(forked) => forked,
                     Err(error) if error.lost_node() => {
                         self.lost(&entry, &zygote, &error);
-                        permit = self.parts.sandboxes.place();
+                        // The first went with its cell.
+                        permit = Some(self.parts.sandboxes.wait_for_place(self.parts.grow_bound).await?);
                         last = Some(error);
                         continue;
                     }

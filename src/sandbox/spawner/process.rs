@@ -27,6 +27,8 @@ pub struct Leftovers {
     pub mnt: PathBuf,
     /// The run-time directory.
     pub run: PathBuf,
+    /// The worker's own socket, where it has one.
+    pub socket: Option<PathBuf>,
 }
 
 impl Leftovers {
@@ -54,6 +56,14 @@ impl Leftovers {
                 }
                 _ => {}
             },
+        }
+        for socket in &self.socket {
+            match std::fs::remove_file(socket) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    wrong.push(format!("{}: {error}", socket.display()));
+                }
+                _ => {}
+            }
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
     }
