@@ -230,7 +230,7 @@ impl Sandboxes {
     ///
     /// # Errors
     /// A mount or control group could not be made; nothing is left then.
-    pub fn cell(&self, order: Order<'_>) -> Result<Cell, SandboxError> {
+    pub async fn cell(&self, order: Order<'_>) -> Result<Cell, SandboxError> {
         let Order { purpose, namespace, network, limits, permit, writable } = order;
         let begun = Instant::now();
         let cgroup = namespace.map_or(&self.fresh, |namespace| &namespace.pool).take(limits)?;
@@ -250,7 +250,7 @@ impl Sandboxes {
         let root = match writable {
             None => self.base.clone_root(network)?,
             Some(mount_points) => {
-                let root = self.writable_root(network, first + uid, mount_points)?;
+                let root = self.writable_root(network, first, uid, mount_points).await?;
                 let tree = root.open()?;
                 kept.push(Kept::Root(root));
                 tree
@@ -303,19 +303,24 @@ impl Sandboxes {
         }
     }
 
-    fn writable_root(
+    /// A root for `uid` of the range that begins at `first`.
+    async fn writable_root(
         &self,
         network: Network,
-        owner: u32,
+        first: u32,
+        uid: u32,
         mount_points: &[MountPoint],
     ) -> Result<WritableRoot, SandboxError> {
+        let owner = first + uid;
+        // The host's root becomes the owner; the few other owners in /usr stay apart.
+        let userns = self.spawner.map(vec![(0, owner, 1), (1, first + 1, FIRST_LEAF_ID - 1)]).await?;
         let wanted = Wanted {
             network,
             owner,
             size_mib: self.tuning.tmp_mib,
             inodes: self.tuning.tmp_inodes,
             mount_points,
-            userns: None,
+            userns: Some(userns.as_fd()),
         };
         WritableRoot::new(&self.base, &wanted)
     }
