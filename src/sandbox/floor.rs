@@ -31,6 +31,7 @@ use super::life::{Estate, Identity, Kept, Roster};
 use super::seccomp::Filters;
 use super::writable::{Wanted, WritableRoot};
 use super::{Base, Channel, Limits, MountPoint, Network, Sandbox, SandboxError, Spawner, Undertaker};
+use crate::stats::Stats;
 
 /// Open descriptors of a confined process, at most.
 const FILES: u64 = 1024;
@@ -150,6 +151,7 @@ pub struct Parts {
     pub seed: u32,
     pub limits: Limits,
     pub tuning: Tuning,
+    pub stats: Arc<Stats>,
 }
 
 impl Sandboxes {
@@ -161,7 +163,7 @@ impl Sandboxes {
             spawner: parts.spawner,
             base: parts.base,
             filters: Filters::builtin()?,
-            undertaker: Undertaker::start().about("the undertaker's thread")?,
+            undertaker: Undertaker::start(parts.stats).about("the undertaker's thread")?,
             tuning: parts.tuning,
             fresh: Pool::new(group, 0, parts.limits, None),
             group_names: parts.group_names,

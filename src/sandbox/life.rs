@@ -25,6 +25,7 @@ use super::cgroup::{Cgroup, Usage};
 use super::ids::IdRange;
 use super::writable::WritableRoot;
 use super::{Limits, SandboxError, View};
+use crate::stats::Stats;
 
 /// Longest wait for a killed process to be gone.
 const GONE_MS: u64 = 5_000;
@@ -200,6 +201,7 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
+        let killed = Instant::now();
         self.kill();
         self.roster.lines().remove(&self.id);
         if let Some(estate) = self.estate.take() {
@@ -207,12 +209,13 @@ impl Drop for Sandbox {
                 // In the v1 freezer a SIGKILL waits for the thaw, and meets it first.
                 let _ = estate.cgroup.thaw();
             }
-            self.undertaker.take(Remains { pidfd: Arc::clone(&self.pidfd), estate });
+            self.undertaker.take(Remains { killed, pidfd: Arc::clone(&self.pidfd), estate });
         }
     }
 }
 
 struct Remains {
+    killed: Instant,
     pidfd: Arc<OwnedFd>,
     estate: Estate,
 }
@@ -232,12 +235,16 @@ enum Order {
 impl Undertaker {
     /// # Errors
     /// No thread could be started.
-    pub fn start() -> std::io::Result<Self> {
+    pub fn start(stats: Arc<Stats>) -> std::io::Result<Self> {
         let (sender, orders) = mpsc::channel();
         std::thread::Builder::new().name("undertaker".into()).spawn(move || {
             for order in orders {
                 match order {
-                    Order::Bury(remains) => bury(*remains),
+                    Order::Bury(remains) => {
+                        let killed = remains.killed;
+                        bury(*remains);
+                        stats.record("Destroy()", killed.elapsed());
+                    }
                     Order::Flush(done) => drop(done.send(())),
                 }
             }
