@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// What `guest.py` must report, in its order.
-const CHECKS: [&str; 18] = [
+const CHECKS: [&str; 19] = [
     "boot",
     "kernel",
     "cgroup_v2_only",
@@ -32,6 +32,7 @@ const CHECKS: [&str; 18] = [
     "killed_under_load",
     "up_again",
     "down",
+    "writable_root",
 ];
 
 /// `run.sh` says so when the machine cannot run the guest; the last line of its stderr says why.

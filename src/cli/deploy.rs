@@ -52,7 +52,7 @@ fn inspect(
     if path.is_dir() {
         return Ok(code::inspect(path, python)?);
     }
-    let unpacked = tempdir(path)?;
+    let unpacked = tempdir()?;
     let result = archive::unpack(open(path)?, &unpacked.0, name.as_str(), Bounds::default())
         .map_err(|source| CliError::Archive { path: path.to_owned(), source })
         .and_then(|()| Ok(code::inspect(&unpacked.0, python)?));
@@ -68,10 +68,13 @@ impl Drop for TempDir {
     }
 }
 
-fn tempdir(path: &Path) -> Result<TempDir, CliError> {
-    let dir = std::env::temp_dir().join(format!("hosier-deploy-{}", std::process::id()));
-    std::fs::create_dir(&dir).map_err(|source| CliError::File { path: path.to_owned(), source })?;
-    Ok(TempDir(dir))
+fn tempdir() -> Result<TempDir, CliError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let path = std::env::temp_dir().join(format!("hosier-deploy-{}", std::process::id()));
+    match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+        Ok(()) => Ok(TempDir(path)),
+        Err(source) => Err(CliError::File { path, source }),
+    }
 }
 
 fn open(path: &Path) -> Result<File, CliError> {
@@ -103,10 +106,11 @@ fn install(settings: &Settings, place: &Place, pins: &Pins) -> Result<(), CliErr
         .build()
         .map_err(|source| CliError::File { path: "the runtime".into(), source })?;
     let (result, cleared) = runtime.block_on(async {
-        let sandboxes = foundation.connect(settings, place.seed() ^ number)?;
+        let stats = Arc::new(Stats::default());
+        let sandboxes = foundation.connect(settings, place.seed() ^ number, &stats)?;
         let spawner = sandboxes.spawner.clone();
         let installed = async {
-            let packages = up::packages(settings, &sandboxes, &Arc::new(Stats::default()))?;
+            let packages = up::packages(settings, &sandboxes, &stats)?;
             Ok::<_, CliError>(packages.install(pins, Arc::new(Bar::default())).await?)
         };
         let result = tokio::select! {

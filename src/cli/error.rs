@@ -34,14 +34,14 @@ pub enum CliError {
     Leftovers(String),
     #[error("{} is neither a directory nor a .tar.gz", path.display())]
     NoFunction { path: PathBuf },
-    #[error("{name} answered {status}: {body}")]
-    Refused { name: String, status: u16, body: String },
-    #[error("{}: {source}", path.display())]
-    File { path: PathBuf, source: io::Error },
     #[error("{}: {source}", path.display())]
     Archive { path: PathBuf, source: ArchiveError },
     #[error("interrupted; nothing was stored")]
     Interrupted,
+    #[error("{name} answered {status}: {body}")]
+    Refused { name: String, status: u16, body: String },
+    #[error("{}: {source}", path.display())]
+    File { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Demo(#[from] DemoError),
     #[error(transparent)]

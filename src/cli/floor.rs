@@ -16,6 +16,7 @@ use super::place::{Place, make_dirs};
 use crate::sandbox::cgroup::Hierarchies;
 use crate::sandbox::{Base, Leftovers, Parts, RuntimeFile, Sandboxes, Spawner, Tuning, host, start_spawner};
 use crate::settings::Settings;
+use crate::stats::Stats;
 
 /// The trees of a worker: one for each kind of network.
 const TREES: usize = 2;
@@ -69,7 +70,12 @@ impl Foundation {
     ///
     /// # Errors
     /// A control group could not be made.
-    pub fn connect(self, settings: &Settings, seed: u32) -> Result<Arc<Sandboxes>, CliError> {
+    pub fn connect(
+        self,
+        settings: &Settings,
+        seed: u32,
+        stats: &Arc<Stats>,
+    ) -> Result<Arc<Sandboxes>, CliError> {
         let spawner = Spawner::connect(self.socket, self.pidfd)?;
         Ok(Sandboxes::new(Parts {
             spawner,
@@ -79,6 +85,7 @@ impl Foundation {
             seed,
             limits: settings.limits,
             tuning: tuning(settings),
+            stats: Arc::clone(stats),
         })?)
     }
 }

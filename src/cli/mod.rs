@@ -26,6 +26,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use crate::sandbox::host;
 pub use error::CliError;
 
 #[derive(Parser)]
@@ -129,6 +130,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(verb: Verb) -> Result<(), CliError> {
+    // First: without it the worker's files and socket look as if they were not there.
+    if !matches!(verb, Verb::Init(_)) {
+        host::check_root()?;
+    }
     match verb {
         Verb::Init(place) => init::run(&place),
         Verb::Up(args) => up::run(&args),

@@ -77,19 +77,24 @@ async fn serve(
     place: Place,
     foundation: Foundation,
 ) -> (Result<(), CliError>, Option<OwnedFd>) {
-    let sandboxes = match foundation.connect(&settings, place.seed()) {
+    let stats = Arc::new(Stats::default());
+    let sandboxes = match foundation.connect(&settings, place.seed(), &stats) {
         Ok(sandboxes) => sandboxes,
         Err(error) => return (Err(error), None),
     };
     let spawner = sandboxes.spawner.clone();
-    let result = work(&settings, &place, sandboxes).await;
+    let result = work(&settings, &place, sandboxes, stats).await;
     (result, spawner.hang_up().ok())
 }
 
-async fn work(settings: &Settings, place: &Place, sandboxes: Arc<Sandboxes>) -> Result<(), CliError> {
+async fn work(
+    settings: &Settings,
+    place: &Place,
+    sandboxes: Arc<Sandboxes>,
+    stats: Arc<Stats>,
+) -> Result<(), CliError> {
     let listeners = trigger::bind(&settings.worker_url, settings.worker_port)?;
     let own = trigger::bind_own(&place.socket())?;
-    let stats = Arc::new(Stats::default());
     let packages = packages(settings, &sandboxes, &stats)?;
     let forest = Arc::new(Forest::new(ForestParts {
         sandboxes: Arc::clone(&sandboxes),
@@ -251,7 +256,8 @@ fn detach(args: &UpArgs, place: &Place) -> Result<(), CliError> {
     loop {
         if let Some(status) = child.try_wait().map_err(file)? {
             let said = std::fs::read_to_string(&path).unwrap_or_default();
-            return Err(CliError::NotUp { status, said: said.trim().to_owned() });
+            let said = said.trim().strip_prefix("hosier: ").unwrap_or(said.trim()).to_owned();
+            return Err(CliError::NotUp { status, said });
         }
         if own_socket::get(&place.socket(), "/status").is_ok_and(|answer| answer.status == 200) {
             eprintln!("hosier: worker {} is ready; its log is {}", child.id(), path.display());

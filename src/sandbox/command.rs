@@ -106,14 +106,15 @@ impl Sandboxes {
             .iter()
             .map(|bind| MountPoint { path: bind.target.clone(), is_file: bind.source.is_file() })
             .collect();
-        let mut cell = self.cell(Order {
+        let cell = self.cell(Order {
             purpose: Purpose::Command,
             namespace: None,
             network: command.network,
             limits: &command.limits,
             permit: None,
             writable: Some(&points),
-        })?;
+        });
+        let mut cell = cell.await?;
         let mut lent = lend(&command.binds, cell.root_id())?;
         for bind in &command.binds {
             let tree = if bind.writable { open_writable(&bind.source)? } else { open_sealed(&bind.source)? };

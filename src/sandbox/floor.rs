@@ -31,6 +31,7 @@ use super::life::{Estate, Identity, Kept, Roster};
 use super::seccomp::Filters;
 use super::writable::{Wanted, WritableRoot};
 use super::{Base, Channel, Limits, MountPoint, Network, Output, Sandbox, SandboxError, Spawner, Undertaker};
+use crate::stats::Stats;
 
 /// Open descriptors of a confined process, at most.
 const FILES: u64 = 1024;
@@ -153,6 +154,7 @@ pub struct Parts {
     pub seed: u32,
     pub limits: Limits,
     pub tuning: Tuning,
+    pub stats: Arc<Stats>,
 }
 
 impl Sandboxes {
@@ -164,7 +166,7 @@ impl Sandboxes {
             spawner: parts.spawner,
             base: parts.base,
             filters: Filters::builtin()?,
-            undertaker: Undertaker::start().about("the undertaker's thread")?,
+            undertaker: Undertaker::start(parts.stats).about("the undertaker's thread")?,
             tuning: parts.tuning,
             fresh: Pool::new(group, 0, parts.limits, None),
             group_names: parts.group_names,
@@ -233,7 +235,7 @@ impl Sandboxes {
     ///
     /// # Errors
     /// A mount or control group could not be made; nothing is left then.
-    pub fn cell(&self, order: Order<'_>) -> Result<Cell, SandboxError> {
+    pub async fn cell(&self, order: Order<'_>) -> Result<Cell, SandboxError> {
         let Order { purpose, namespace, network, limits, permit, writable } = order;
         let begun = Instant::now();
         let cgroup = namespace.map_or(&self.fresh, |namespace| &namespace.pool).take(limits)?;
@@ -256,7 +258,7 @@ impl Sandboxes {
         let root = match writable {
             None => self.base.clone_root(network)?,
             Some(mount_points) => {
-                let root = self.writable_root(network, first + uid, mount_points)?;
+                let root = self.writable_root(network, first, uid, mount_points).await?;
                 let tree = root.open()?;
                 kept.push(Kept::Root(root));
                 tree
@@ -309,19 +311,24 @@ impl Sandboxes {
         }
     }
 
-    fn writable_root(
+    /// A root for `uid` of the range that begins at `first`.
+    async fn writable_root(
         &self,
         network: Network,
-        owner: u32,
+        first: u32,
+        uid: u32,
         mount_points: &[MountPoint],
     ) -> Result<WritableRoot, SandboxError> {
+        let owner = first + uid;
+        // The host's root becomes the owner; the few other owners in /usr stay apart.
+        let userns = self.spawner.map(vec![(0, owner, 1), (1, first + 1, FIRST_LEAF_ID - 1)]).await?;
         let wanted = Wanted {
             network,
             owner,
             size_mib: self.tuning.tmp_mib,
             inodes: self.tuning.tmp_inodes,
             mount_points,
-            userns: None,
+            userns: Some(userns.as_fd()),
         };
         WritableRoot::new(&self.base, &wanted)
     }

@@ -25,15 +25,26 @@ const USED: [Capability; 12] = [
     Capability::CAP_SYS_PTRACE,
 ];
 
+/// Checks that this process is root's.
+///
+/// # Errors
+/// It is not.
+pub fn check_root() -> Result<(), SandboxError> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(SandboxError::Unsupported(
+        "hosier needs root to make and reach sandboxes: run it with sudo".to_owned(),
+    ))
+}
+
 /// Checks that this machine can run sandboxes.
 ///
 /// # Errors
 /// What is missing, and what to do.
 pub fn check() -> Result<(), SandboxError> {
     let unsupported = |text: &str| Err(SandboxError::Unsupported(text.to_owned()));
-    if !nix::unistd::geteuid().is_root() {
-        return unsupported("hosier needs root to make sandboxes: run it with sudo");
-    }
+    check_root()?;
     let effective = caps::read(None, CapSet::Effective).unwrap_or_default();
     for capability in USED {
         if !effective.contains(&capability) {

@@ -25,6 +25,7 @@ use super::cgroup::{Cgroup, Usage};
 use super::ids::IdRange;
 use super::writable::WritableRoot;
 use super::{Limits, OutputGuard, SandboxError, View};
+use crate::stats::Stats;
 
 /// Longest wait for a killed process to be gone.
 pub(super) const GONE_MS: u64 = 5_000;
@@ -203,6 +204,7 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
+        let killed = Instant::now();
         self.kill();
         self.roster.lines().remove(&self.id);
         if let Some(estate) = self.estate.take() {
@@ -210,13 +212,14 @@ impl Drop for Sandbox {
                 // In the v1 freezer a SIGKILL waits for the thaw, and meets it first.
                 let _ = estate.cgroup.thaw();
             }
-            self.undertaker.take(Remains { pidfd: Arc::clone(&self.pidfd), estate });
+            self.undertaker.take(Remains { killed, pidfd: Arc::clone(&self.pidfd), estate });
         }
     }
 }
 
 #[derive(Debug)]
 struct Remains {
+    killed: Instant,
     pidfd: Arc<OwnedFd>,
     estate: Estate,
 }
@@ -231,14 +234,15 @@ pub struct Undertaker(mpsc::Sender<Box<Remains>>);
 impl Undertaker {
     /// # Errors
     /// No thread could be started.
-    pub fn start() -> std::io::Result<Self> {
+    pub fn start(stats: Arc<Stats>) -> std::io::Result<Self> {
         let (sender, remains) = mpsc::channel::<Box<Remains>>();
         let (later, lingering) = mpsc::channel::<Box<Remains>>();
         let thread = |name: &str| std::thread::Builder::new().name(name.into());
+        let late_stats = Arc::clone(&stats);
         thread("undertaker").spawn(move || {
             for mut remains in remains {
                 if end(&mut remains, PROMPT_MS) {
-                    remove(*remains);
+                    remove(*remains, &stats);
                 } else {
                     let _ = later.send(remains);
                 }
@@ -251,7 +255,7 @@ impl Undertaker {
                     // Its ids may still be in use.
                     std::mem::forget(remains.estate.ids.take());
                 }
-                remove(*remains);
+                remove(*remains, &late_stats);
             }
         })?;
         Ok(Self(sender))
@@ -269,12 +273,14 @@ fn end(remains: &mut Remains, bound_ms: u64) -> bool {
     remains.estate.cgroup.kill().is_ok() && gone(&remains.pidfd, bound_ms)
 }
 
-fn remove(remains: Remains) {
+fn remove(remains: Remains, stats: &Stats) {
+    let killed = remains.killed;
     let cgroup = remains.estate.cgroup;
     let name = cgroup.name().to_owned();
     if let Err(error) = cgroup.remove() {
         tracing::warn!(cgroup = name, %error, "a control group could not be removed");
     }
+    stats.record("Destroy()", killed.elapsed());
 }
 
 /// Waits for a process to be gone.

@@ -16,6 +16,7 @@ use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{chown, lchown};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hosier_zygote::sys::mount::{self, Attr, FsContext};
@@ -52,6 +53,8 @@ pub struct Wanted<'a> {
 }
 
 static NUMBER: AtomicU64 = AtomicU64::new(0);
+/// One word about the host's file system is enough.
+static SAID: Once = Once::new();
 
 impl WritableRoot {
     /// # Errors
@@ -89,20 +92,12 @@ impl WritableRoot {
             make_point(&upper, point, wanted.owner)?;
         }
         let root = self.path.join("root");
-        self.overlay(&base.layer("base"), "upper", "work", wanted.owner, &root)?;
+        // Its /dev has devices.
+        let overlay =
+            self.detached_overlay(&base.layer("base"), "upper", "work", wanted.owner, Attr::NOSUID)?;
+        attach(&overlay, &root)?;
         let usr = self.usr(wanted)?;
         attach(&usr, &root.join("usr"))
-    }
-
-    fn overlay(
-        &self,
-        lower: &Path,
-        upper: &str,
-        work: &str,
-        owner: u32,
-        at: &Path,
-    ) -> Result<(), SandboxError> {
-        attach(&self.detached_overlay(lower, upper, work, owner)?, at)
     }
 
     fn detached_overlay(
@@ -111,6 +106,7 @@ impl WritableRoot {
         upper: &str,
         work: &str,
         owner: u32,
+        flags: Attr,
     ) -> Result<OwnedFd, SandboxError> {
         let (upper, work) = (self.path.join(upper), self.path.join(work));
         chown(&upper, Some(owner), Some(owner)).about(&upper)?;
@@ -118,7 +114,7 @@ impl WritableRoot {
         overlay.set(c"lowerdir", &c_string(lower)?).during("overlayfs lower layer")?;
         overlay.set(c"upperdir", &c_string(&upper)?).during("overlayfs upper layer")?;
         overlay.set(c"workdir", &c_string(&work)?).during("overlayfs work directory")?;
-        overlay.mount(Attr::NOSUID).during("overlayfs")
+        overlay.mount(flags).during("overlayfs")
     }
 
     /// The host's /usr: under an upper of its own if it can be id-mapped, else read-only.
@@ -130,13 +126,17 @@ impl WritableRoot {
         };
         let Some(userns) = wanted.userns else { return plain() };
         let mapped = clone(Path::new("/usr"))?;
-        if mount::set_attr(mapped.as_fd(), Attr::IDMAP, false, Some(userns)).is_err() {
+        if let Err(error) = mount::set_attr(mapped.as_fd(), Attr::IDMAP, false, Some(userns)) {
+            SAID.call_once(|| {
+                tracing::warn!(%error, "/usr stays read-only in writable roots: its file system cannot be id-mapped");
+            });
             return plain();
         }
         let lower = self.path.join("usr-lower");
         make_dir(&lower)?;
         attach(&mapped, &lower)?;
-        self.detached_overlay(&lower, "usr-upper", "usr-work", wanted.owner)
+        let flags = Attr::NOSUID | Attr::NODEV;
+        self.detached_overlay(&lower, "usr-upper", "usr-work", wanted.owner, flags)
     }
 }
 

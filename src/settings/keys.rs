@@ -7,6 +7,8 @@ use super::near::near;
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Allowed {
     Bool,
+    /// What cannot be switched off.
+    True,
     /// A whole number between two, both included.
     Number(i64, i64),
     /// A text that `fits`; `what` says which do.
@@ -35,6 +37,7 @@ impl Allowed {
     pub(super) fn what(self) -> String {
         match self {
             Allowed::Bool => "true or false".to_owned(),
+            Allowed::True => "true (no sandbox stands without it)".to_owned(),
             Allowed::Number(low, high) => format!("a whole number from {low} to {high}"),
             Allowed::Text { what, .. } => what.to_owned(),
             Allowed::Tree => {
@@ -46,6 +49,7 @@ impl Allowed {
     pub(super) fn fits(self, value: &toml::Value) -> bool {
         match (self, value) {
             (Allowed::Bool, toml::Value::Boolean(_)) => true,
+            (Allowed::True, toml::Value::Boolean(on)) => *on,
             (Allowed::Number(low, high), toml::Value::Integer(n)) => (low..=high).contains(n),
             (Allowed::Text { fits, .. }, toml::Value::String(text)) => fits(text),
             (Allowed::Tree, toml::Value::Table(_)) => true,
@@ -60,7 +64,7 @@ impl Allowed {
     /// Reads the text that `-o` gave. None: it does not fit.
     pub(super) fn read(self, text: &str) -> Option<toml::Value> {
         let value = match self {
-            Allowed::Bool => toml::Value::Boolean(text.parse().ok()?),
+            Allowed::Bool | Allowed::True => toml::Value::Boolean(text.parse().ok()?),
             Allowed::Number(..) => toml::Value::Integer(text.parse().ok()?),
             Allowed::Text { .. } | Allowed::Tree => toml::Value::String(text.to_owned()),
         };
@@ -93,6 +97,7 @@ const fn text(fits: fn(&str) -> bool, what: &'static str) -> Allowed {
 const YEAR_S: i64 = 365 * 86_400;
 const MIB_MAX: i64 = 1 << 22; // 4 TiB
 const BOOL: Allowed = Allowed::Bool;
+const ALWAYS: Allowed = Allowed::True;
 const MS: Allowed = Allowed::Number(1, 86_400_000);
 const PATH: Allowed = text(|text| !text.contains('\0'), "a path, absolute or below the worker directory");
 const STORAGE: Allowed =
@@ -132,11 +137,7 @@ pub(super) const KEYS: &[Key] = &[
         text(mirror_fits, "\"\" or a URL that starts with http:// or https://"),
         "The package index. \"\" takes the operator's (UV_DEFAULT_INDEX, UV_INDEX_URL, PIP_INDEX_URL), else PyPI.",
     ),
-    key(
-        "mem_pool_mb",
-        Allowed::Number(0, MIB_MAX),
-        "Memory for all sandboxes together, in MiB. 0 is what the machine has, less 500.",
-    ),
+    inert("mem_pool_mb", Allowed::Number(0, MIB_MAX)),
     key(
         "import_cache_tree",
         Allowed::Tree,
@@ -174,8 +175,8 @@ pub(super) const KEYS: &[Key] = &[
         "\"tree\": fork sandboxes from zygotes. \"\": start each one anew.",
     ),
     key("features.enable_seccomp", BOOL, "Filter system calls. Off is for experiments only."),
-    key("features.reuse_cgroups", BOOL, "Use the cgroup of a sandbox that ended for the next one."),
-    key("features.downsize_paused_mem", BOOL, "Count a paused sandbox by what it uses, not by its limit."),
+    inert("features.reuse_cgroups", BOOL),
+    inert("features.downsize_paused_mem", BOOL),
     key(
         "sandbox.base",
         text(|base| base == "host", "\"host\" (other bases are not served yet)"),
@@ -217,10 +218,10 @@ pub(super) const KEYS: &[Key] = &[
     key("sandbox.cgroup_pool", Allowed::Number(0, 1024), "Cgroups kept ready."),
     key(
         "sandbox.namespaces.mount",
-        BOOL,
-        "Namespaces of a sandbox; each can be left out for experiments. A user namespace is always made.",
+        ALWAYS,
+        "Namespaces of a sandbox; ipc, uts, cgroup and net can be left out for experiments. Those of\nusers, mounts and pids carry the sandbox and are always made.",
     ),
-    key("sandbox.namespaces.pid", BOOL, ""),
+    key("sandbox.namespaces.pid", ALWAYS, ""),
     key("sandbox.namespaces.ipc", BOOL, ""),
     key("sandbox.namespaces.uts", BOOL, ""),
     key("sandbox.namespaces.cgroup", BOOL, ""),

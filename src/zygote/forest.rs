@@ -233,7 +233,8 @@ impl Forest {
             limits,
             permit,
             writable: self.parts.writable_root.then_some(&[]),
-        })?;
+        });
+        let cell = cell.await?;
         let confinement = self.parts.sandboxes.confinement(&cell, Purpose::Leaf);
         let cgroup = cell.cgroup_time;
         let started = self.fork(zygote, cell).await?;
@@ -361,14 +362,15 @@ impl Forest {
         let view = self.view(need.pins)?;
         let begun = Instant::now();
         let sandboxes = &self.parts.sandboxes;
-        let mut cell = sandboxes.cell(Order {
+        let cell = sandboxes.cell(Order {
             purpose: Purpose::Leaf,
             namespace: None,
             network: need.network,
             limits: need.limits,
             permit: Some(need.permit),
             writable: self.parts.writable_root.then_some(&[]),
-        })?;
+        });
+        let mut cell = cell.await?;
         cell.mount("packages", view.open()?);
         cell.mount("handler", open_sealed(need.code)?);
         let spent = Spent { on_path: self.on_path(), node: Duration::ZERO, cgroup: cell.cgroup_time };
@@ -538,14 +540,15 @@ impl Forest {
             None => None,
             Some(_) => Some(parts.sandboxes.place().ok_or_else(|| parts.sandboxes.full())?),
         };
-        let mut cell = parts.sandboxes.cell(Order {
+        let cell = parts.sandboxes.cell(Order {
             purpose: Purpose::Zygote,
             namespace: Some(&tree.namespace),
             network: tree.network,
             limits: &parts.limits,
             permit,
             writable: None,
-        })?;
+        });
+        let mut cell = cell.await?;
         let begun = Instant::now();
         let imports = Imports {
             path: paths(&entry.closure),

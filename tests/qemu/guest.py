@@ -285,7 +285,7 @@ def init(_):
 
 
 def deploy(_):
-    for name in ("hello", "bomb", "loop"):
+    for name in ("hello", "bomb", "loop", "writes"):
         hosier("deploy", "-p", WORKER, f"/smoke/functions/{name}", "-n", name)
 
 
@@ -367,7 +367,16 @@ def down(before):
     return nothing_left(before)
 
 
-WORKER_CHECKS = [init, deploy, up, cold_call, warm_call, memory_bomb, endless_loop, killed_under_load, up_again, down]
+def writable_root(before):
+    """An id-mapped ext4 below an overlay: 6.1 can."""
+    hosier("up", "-d", "-p", WORKER, "-o", "sandbox.rootfs=rw")
+    expect("writes", {"paths": ["/etc/x", "/usr/local/x"]}, {"/etc/x": True, "/usr/local/x": True})
+    check(not os.path.exists("/usr/local/x"), "a write reached the host")
+    return down(before)
+
+
+WORKER_CHECKS = [init, deploy, up, cold_call, warm_call, memory_bomb, endless_loop, killed_under_load, up_again, down,
+                 writable_root]
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ pub fn spawn(birth: Birth, fds: Vec<OwnedFd>, proc: BorrowedFd<'_>) -> Result<Bo
         }
         Forked::Parent { pid, pidfd } => {
             drop((gate_read, report_write));
-            let started = write_maps(proc, pid, birth.first_id, birth.ids)
+            let started = write_maps(proc, pid, &[(0, birth.first_id, birth.ids)])
                 .at(Step::Ids)
                 .and_then(|()| nix::unistd::write(&gate_write, b"g").named("write").at(Step::Ids))
                 .and_then(|_| read_report(report_read));
@@ -106,6 +106,39 @@ pub fn spawn(birth: Birth, fds: Vec<OwnedFd>, proc: BorrowedFd<'_>) -> Result<Bo
                 return Err(failure);
             }
             Ok(Born { pid, pidfd })
+        }
+    }
+}
+
+/// First id inside, first id outside, how many.
+pub type Extent = (u32, u32, u32);
+
+/// A user namespace in which nobody lives: what a mount is id-mapped by.
+///
+/// `proc` is a mount of the caller's own `/proc`.
+///
+/// # Errors
+/// Step `Ids`.
+pub fn user_namespace(extents: &[Extent], proc: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
+    use nix::fcntl::{OFlag, openat};
+    let (gate_read, gate_write) = pipe().at(Step::Ids)?;
+    let options = process::CloneOptions { namespaces: libc::CLONE_NEWUSER, cgroup: None };
+    match fork_into(&options).at(Step::Ids)? {
+        Forked::Child => {
+            drop(gate_write);
+            // Ends when the parent has the namespace, or is gone.
+            let _ = wait_at(gate_read);
+            process::exit_now(0)
+        }
+        Forked::Parent { pid, .. } => {
+            let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+            let namespace = write_maps(proc, pid, extents).and_then(|()| {
+                openat(proc, format!("{pid}/ns/user").as_str(), flags, nix::sys::stat::Mode::empty())
+                    .named("openat")
+            });
+            drop(gate_write);
+            let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
+            namespace.at(Step::Ids)
         }
     }
 }
@@ -197,9 +230,10 @@ fn wait_at(gate: OwnedFd) -> Result<(), Errno> {
     }
 }
 
-fn write_maps(proc: BorrowedFd<'_>, pid: i32, first: u32, count: u32) -> sys::Result<()> {
+fn write_maps(proc: BorrowedFd<'_>, pid: i32, extents: &[Extent]) -> sys::Result<()> {
     use nix::fcntl::{OFlag, openat};
-    let map = format!("0 {first} {count}\n");
+    let lines = extents.iter().map(|(inside, outside, count)| format!("{inside} {outside} {count}\n"));
+    let map: String = lines.collect();
     for name in ["uid_map", "gid_map"] {
         let path = format!("{pid}/{name}");
         let file =

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hosier_zygote::birth::Birth;
+use hosier_zygote::birth::{Birth, Extent};
 use hosier_zygote::sys::process::kill_pidfd;
 use hosier_zygote::sys::socket::MAX_FDS;
 use hosier_zygote::wire;
@@ -45,6 +45,7 @@ struct Shared {
 enum Waiting {
     ForStart(oneshot::Sender<Result<Process, SandboxError>>),
     ForEnd(oneshot::Sender<i32>),
+    ForMap(oneshot::Sender<Result<OwnedFd, SandboxError>>),
 }
 
 impl Spawner {
@@ -91,6 +92,21 @@ impl Spawner {
         answer
     }
 
+    /// A user namespace with these ids, in which nobody lives.
+    ///
+    /// # Errors
+    /// The kernel refuses one, or the spawner is gone.
+    pub async fn map(&self, extents: Vec<Extent>) -> Result<OwnedFd, SandboxError> {
+        let id = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, mapped) = oneshot::channel();
+        self.0.waiting().insert(id, Waiting::ForMap(sender));
+        if self.0.channel.send(&wire::encode(&Ask::Map { id, extents }), &[]).await.is_err() {
+            self.0.waiting().remove(&id);
+            return Err(SandboxError::SpawnerGone);
+        }
+        mapped.await.unwrap_or(Err(SandboxError::SpawnerGone))
+    }
+
     /// Resolves when the spawner is gone, and with it every sandbox.
     pub async fn gone(&self) {
         let mut gone = self.0.gone.subscribe();
@@ -135,11 +151,18 @@ impl Shared {
                     let _ = kill_pidfd(process.pidfd.as_fd());
                 }
             }
-            Tell::Failed { id, failure } => {
-                if let Some(Waiting::ForStart(sender)) = self.waiting().remove(&id) {
-                    let _ = sender.send(Err(SandboxError::Contain(failure)));
+            Tell::Mapped { id } => {
+                let waiting = self.waiting().remove(&id);
+                if let (Some(Waiting::ForMap(sender)), Some(namespace)) = (waiting, fds.into_iter().next()) {
+                    let _ = sender.send(Ok(namespace));
                 }
             }
+            // Whoever asked may have gone away meanwhile.
+            Tell::Failed { id, failure } => match self.waiting().remove(&id) {
+                Some(Waiting::ForStart(sender)) => drop(sender.send(Err(failure.into()))),
+                Some(Waiting::ForMap(sender)) => drop(sender.send(Err(failure.into()))),
+                Some(Waiting::ForEnd(_)) | None => {}
+            },
             Tell::Ended { id, status } => {
                 if let Some(Waiting::ForEnd(sender)) = self.waiting().remove(&id) {
                     let _ = sender.send(status);

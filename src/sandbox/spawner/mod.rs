@@ -6,6 +6,8 @@
 //!   client ───── Start + fds ──────▶ process ── clone3, maps ──▶ root zygotes,
 //!          ◀──── Started + pidfd ───         ◀── reaps ───────── installers, fresh leaves
 //!          ◀──── Ended ─────────────
+//!          ───── Map ──────────────▶          ── clone3, maps ──▶ nobody: the user
+//!          ◀──── Mapped + namespace               namespace of an id-mapped mount
 //!   (dies) ───── end of stream ────▶ kill all, reap, remove cgroups and run dir, exit
 //! ```
 //!
@@ -18,7 +20,7 @@ mod process;
 pub use client::Spawner;
 pub use process::{Leftovers, start};
 
-use hosier_zygote::birth::Birth;
+use hosier_zygote::birth::{Birth, Extent};
 use hosier_zygote::wire::Failure;
 use serde::{Deserialize, Serialize};
 
@@ -26,12 +28,18 @@ use serde::{Deserialize, Serialize};
 enum Ask {
     /// Descriptors: those of [`Birth`].
     Start { id: u64, birth: Birth },
+    /// A user namespace with these ids, for an id-mapped mount.
+    Map { id: u64, extents: Vec<Extent> },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Tell {
     /// The pidfd comes along.
     Started {
+        id: u64,
+    },
+    /// The user namespace comes along.
+    Mapped {
         id: u64,
     },
     Failed {

@@ -57,7 +57,7 @@ impl Leftovers {
                 _ => {}
             },
         }
-        for socket in &self.socket {
+        if let Some(socket) = &self.socket {
             match std::fs::remove_file(socket) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     wrong.push(format!("{}: {error}", socket.display()));
@@ -132,7 +132,16 @@ fn serve(socket: &OwnedFd, buffer: &mut [u8], proc: BorrowedFd<'_>, children: &m
         return false;
     }
     // The worker is trusted; what does not decode is a bug that its timeout tells.
-    let Ok(Ask::Start { id, birth }) = wire::decode(&buffer[..message.len]) else { return true };
+    let (id, birth) = match wire::decode(&buffer[..message.len]) {
+        Ok(Ask::Start { id, birth }) => (id, birth),
+        Ok(Ask::Map { id, extents }) => {
+            return match birth::user_namespace(&extents, proc) {
+                Ok(namespace) => tell(socket, &Tell::Mapped { id }, &[namespace.as_raw_fd()]),
+                Err(failure) => tell(socket, &Tell::Failed { id, failure }, &[]),
+            };
+        }
+        Err(_) => return true,
+    };
     match birth::spawn(birth, message.fds, proc) {
         Ok(born) => {
             let told = tell(socket, &Tell::Started { id }, &[born.pidfd.as_raw_fd()]);
