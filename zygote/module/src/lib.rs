@@ -6,7 +6,7 @@
 use hosier_zygote::leaf;
 use hosier_zygote::serve::{self, Interpreter, Role};
 use hosier_zygote::sys::process;
-use hosier_zygote::wire::{Kind, Ready, Response};
+use hosier_zygote::wire::{Ready, Response};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -60,7 +60,7 @@ fn ready(import_us: u64, loaded: Vec<String>, failed: Vec<(String, String)>) -> 
 /// A fresh leaf says that it stands.
 #[pyfunction]
 fn born() -> PyResult<()> {
-    leaf::send_bare(Kind::Born).map_err(|error| PyOSError::new_err(error.to_string()))
+    leaf::born_fresh().map_err(|error| PyOSError::new_err(error.to_string()))
 }
 
 /// Waits to become a leaf of one function: (function, file, path, env).
