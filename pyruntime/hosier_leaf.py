@@ -17,6 +17,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 import hosier_native as native
 
 HANDLER = "/handler"
+OURS = "/hosier"
 TEXT = [("content-type", "text/plain; charset=utf-8")]
 JSON = [("content-type", "application/json")]
 
@@ -48,8 +49,10 @@ def settle(path, env):
     os.environ.clear()
     os.environ.update(env)
     os.chdir("/host")
-    known = set(sys.path)
-    sys.path[:] = [HANDLER, *(entry for entry in path if entry not in known), *sys.path]
+    # The same order whichever node it was forked from: as in any Python, packages
+    # come after the standard library.
+    others = (entry for entry in sys.path if entry not in path and entry != OURS)
+    sys.path[:] = [HANDLER, *others, *path, OURS]
     reseed()
     gc.enable()
 
