@@ -4,6 +4,7 @@
 //! ```text
 //! forest     all trees, one a network; start(need) ──▶ Leaf
 //!   ├ template   the operator's tree file: which nodes may exist
+//!   ├ evict      which node goes when there is no room (pure)
 //!   ├ select     which node serves a set of pins (pure)
 //!   └ node       one zygote process: forks, grows children
 //! leaf       a started sandbox that answers requests
@@ -14,6 +15,7 @@
 //! node whose packages are all among its own, by name and exact version.
 
 mod error;
+mod evict;
 mod forest;
 mod leaf;
 mod node;

@@ -52,6 +52,8 @@ fn serve_forks(_py: Python<'_>) -> ToImport {
 /// Tells the worker that this zygote stands.
 #[pyfunction]
 fn ready(import_us: u64, loaded: Vec<String>, failed: Vec<(String, String)>) -> PyResult<()> {
+    // Children that the imports started and that have ended are none.
+    while let Ok(Some(_)) = process::wait_any(false) {}
     let threads = process::thread_count().map_or(0, |count| count as u32);
     serve::ready(Ready { import_us, loaded, failed, threads })
         .map_err(|error| PyOSError::new_err(error.to_string()))
