@@ -15,6 +15,7 @@ from types import ModuleType
 import hosier_native as native
 
 HANDLER = "/handler"
+OURS = "/hosier"
 TEXT = [("content-type", "text/plain; charset=utf-8")]
 JSON = [("content-type", "application/json")]
 
@@ -52,8 +53,10 @@ def settle(path, env):
     for key, value in env:
         os.environ[key] = value
     os.chdir("/host")
-    known = set(sys.path)
-    sys.path[:] = [HANDLER, *(entry for entry in path if entry not in known), *sys.path]
+    # The same order whichever node it was forked from: as in any Python, packages
+    # come after the standard library.
+    others = (entry for entry in sys.path if entry not in path and entry != OURS)
+    sys.path[:] = [HANDLER, *others, *path, OURS]
     reseed()
     gc.enable()
 

@@ -186,14 +186,17 @@ fn worker(
 }
 
 fn template(tree: &Tree) -> Result<Option<Template>, CliError> {
-    let text = match tree {
+    let (place, text) = match tree {
         Tree::Grown => return Ok(None),
-        Tree::Text(text) => text.clone(),
+        Tree::Text(text) => ("the setting import_cache_tree".to_owned(), text.clone()),
         Tree::File(path) => {
-            std::fs::read_to_string(path).map_err(|source| CliError::File { path: path.clone(), source })?
+            let read = std::fs::read_to_string(path);
+            let text = read.map_err(|source| CliError::File { path: path.clone(), source })?;
+            (path.display().to_string(), text)
         }
     };
-    Ok(Some(Template::parse(&text)?))
+    let parsed = Template::parse(&text).map_err(|source| CliError::Template { place, source });
+    parsed.map(Some)
 }
 
 fn http(settings: &Settings) -> trigger::HttpSettings {

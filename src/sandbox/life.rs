@@ -196,6 +196,12 @@ impl Sandbox {
         let _ = kill_pidfd(self.pidfd.as_fd());
     }
 
+    /// Whether its first process is gone, and with it all others.
+    pub fn has_ended(&self) -> bool {
+        let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
     /// Its first process, for whoever must know when it is gone.
     pub fn pidfd(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.pidfd)

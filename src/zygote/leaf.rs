@@ -11,7 +11,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hosier_zygote::wire::{self, Failure, Header, Kind, Prefault, Response, Specialize};
@@ -19,6 +19,9 @@ use hosier_zygote::wire::{self, Failure, Header, Kind, Prefault, Response, Speci
 use super::node::Zygote;
 use super::working_set::observe;
 use crate::sandbox::{Channel, Output, Sandbox, SandboxError, Started, pidfd_pid};
+
+/// Longest wait for what a leaf that hung up said before.
+const LAST_WORD_BOUND: Duration = Duration::from_secs(1);
 
 /// A leaf of one function.
 #[derive(Debug)]
@@ -84,6 +87,14 @@ impl Leaf {
         self.await_birth().await?;
         self.blank = true;
         Ok(())
+    }
+
+    /// Why it ended before it could be spoken to, if it said so; else `error`.
+    pub(super) async fn last_word(&mut self, error: SandboxError) -> SandboxError {
+        match tokio::time::timeout(LAST_WORD_BOUND, self.await_birth()).await {
+            Ok(Err(said @ SandboxError::Contain(_))) => said,
+            _ => error,
+        }
     }
 
     /// Its start begins now: it stood ready.

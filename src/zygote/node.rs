@@ -24,6 +24,8 @@ use crate::sandbox::{Cell, Channel, Output, Program, Sandbox, Sandboxes, Started
 
 /// Longest wait for one fork.
 const FORK_BOUND_S: u64 = 10;
+/// Looks at a new zygote's processes, 10 ms apart, until none is too many.
+const REAP_ROUNDS: usize = 5;
 /// Bytes of a zygote's output that are logged, at most.
 const LOG_LIMIT: usize = 64 * 1024;
 
@@ -34,7 +36,7 @@ pub struct Zygote {
     pub ready: Ready,
     /// Children made so far.
     pub forks: AtomicU64,
-    /// `None` once it was lost: an answer that came late would be taken for another's.
+    /// `None` once it broke off in the middle of a question.
     channel: tokio::sync::Mutex<Option<Channel>>,
     sandbox: Sandbox,
     working_set: Mutex<WorkingSet>,
@@ -88,8 +90,8 @@ impl Zygote {
         self.ask(&ToZygote::Grow { walls, imports }, sandboxes, cell).await
     }
 
-    /// Forks a leaf into `cell`. Not to be cancelled: an answer that nobody
-    /// reads would be taken for the next one's.
+    /// Forks a leaf into `cell`. Not to be cancelled: a zygote whose answer nobody
+    /// reads is lost.
     ///
     /// # Errors
     /// This zygote is lost, or refused.
@@ -108,24 +110,42 @@ impl Zygote {
         self.sandbox.usage().map_or(0, |usage| usage.mem_bytes)
     }
 
+    /// The number of its sandbox.
+    pub fn sandbox(&self) -> u64 {
+        self.sandbox.id()
+    }
+
+    /// Whether its stub has ended, and with it everything below; waits for that up to `bound`.
+    pub async fn is_gone(&self, bound: Duration) -> bool {
+        let end = tokio::time::Instant::now() + bound;
+        while !self.sandbox.has_ended() {
+            if tokio::time::Instant::now() >= end {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        true
+    }
+
     async fn ask(
         &self,
         message: &ToZygote,
         sandboxes: &Sandboxes,
         cell: Cell,
     ) -> Result<Started, ZygoteError> {
-        let mut channel = self.channel.lock().await;
-        let open = channel.as_ref().ok_or(ZygoteError::Died { node: self.id })?;
+        let mut slot = self.channel.lock().await;
         let fds = cell.fds()?;
         let message = wire::encode(message);
-        let asked = self.exchange(open, &message, &fds);
+        // Out of its place until the answer is here: one that comes late would be the next one's.
+        let channel = slot.take().ok_or(ZygoteError::Died { node: self.id })?;
+        let asked = self.exchange(&channel, &message, &fds);
         let bound = Duration::from_secs(FORK_BOUND_S);
         let answer = tokio::time::timeout(bound, asked).await;
         let answer = answer.unwrap_or(Err(ZygoteError::TimedOut { node: self.id, bound_s: FORK_BOUND_S }));
-        if answer.as_ref().is_err_and(ZygoteError::lost_node) {
-            *channel = None;
+        if answer.as_ref().err().is_none_or(|error| !error.lost_node()) {
+            *slot = Some(channel);
         }
-        drop(channel);
+        drop(slot);
         let pidfd = match answer {
             Ok(pidfd) => pidfd,
             Err(error) => {
@@ -184,6 +204,14 @@ impl Zygote {
                 FromZygote::Forked => return Err(ZygoteError::Protocol { node: id }),
             },
         };
+        let unfit = |reason| Err(ZygoteError::Unfit { node: id, reason });
+        if ready.threads != 1 {
+            return unfit(format!("it has {} threads after its imports", ready.threads));
+        }
+        let others = others(&sandbox).await;
+        if others > 0 {
+            return unfit(format!("its imports left {others} processes running"));
+        }
         let channel = tokio::sync::Mutex::new(Some(channel));
         Ok(Self {
             id,
@@ -195,6 +223,20 @@ impl Zygote {
             _parent: parent,
         })
     }
+}
+
+/// Processes in a new zygote's sandbox beside itself and its stub. An orphan that
+/// has ended is still one until the stub has reaped it.
+async fn others(sandbox: &Sandbox) -> u64 {
+    let mut others = 0;
+    for _ in 0..REAP_ROUNDS {
+        others = sandbox.usage().map_or(0, |usage| usage.procs.saturating_sub(2));
+        if others == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    others
 }
 
 async fn hear(channel: &Channel, id: u64) -> Result<(FromZygote, Vec<OwnedFd>), ZygoteError> {
