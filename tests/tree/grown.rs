@@ -69,7 +69,9 @@ fn a_node_that_finds_no_place_is_passed_over_and_grows_when_there_is_one() {
         // The root, both, and this one's leaf: the node would be the fifth.
         assert_eq!(before(&worker, "pinned", &MODULES), [] as [&str; 0]);
         assert_eq!(node(&worker, SIX).state, "dormant");
-        busy.map(|thread| thread.join().unwrap());
+        for thread in busy {
+            thread.join().unwrap();
+        }
     });
     wait_until("places are free", Duration::from_secs(5), || !worker.get("/debug").body.contains(" Leaf "));
     assert_eq!(before(&worker, "pinned", &MODULES), ["six"]);
