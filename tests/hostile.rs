@@ -138,7 +138,8 @@ fn a_memory_bomb_is_told_from_other_deaths() {
 
 #[test]
 fn a_fork_bomb_meets_its_limit() {
-    Target::new("import os\ndef attack(event):\n    while True:\n        os.fork()\n").traced("BlockingIOError");
+    Target::new("import os\ndef attack(event):\n    while True:\n        os.fork()\n")
+        .traced("BlockingIOError");
 }
 
 #[test]
@@ -242,7 +243,8 @@ def attack(event):
 
 #[test]
 fn a_child_that_returns_from_the_import_takes_no_request() {
-    let target = Target::new("import os, time\nos.fork()\ntime.sleep(0.05)\ndef attack(event):\n    return 1\n");
+    let target =
+        Target::new("import os, time\nos.fork()\ntime.sleep(0.05)\ndef attack(event):\n    return 1\n");
     for _ in 0..5 {
         target.calm();
     }
@@ -550,7 +552,8 @@ def attack(event):
 
 #[test]
 fn a_module_that_cannot_be_imported_is_a_traceback_until_it_is_mended() {
-    let broken = ["raise ImportError('not yet')\n", "import sys\nsys.exit(1)\n", "def g(event):\n    return 1\n"];
+    let broken =
+        ["raise ImportError('not yet')\n", "import sys\nsys.exit(1)\n", "def g(event):\n    return 1\n"];
     let mut worker = Worker::new();
     worker.deploy("f", &[("f.py", "def f(event):\n    return 'first'\n")]);
     worker.up(&["registry_cache_ms=200"]);

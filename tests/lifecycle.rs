@@ -74,7 +74,12 @@ fn spawner(worker: i32) -> i32 {
 
 /// How many sandboxes `/debug` shows with this text.
 fn count(worker: &Worker, what: &str) -> usize {
-    worker.get("/debug").body.lines().filter(|line| line.contains("  sandbox ") && line.contains(what)).count()
+    worker
+        .get("/debug")
+        .body
+        .lines()
+        .filter(|line| line.contains("  sandbox ") && line.contains(what))
+        .count()
 }
 
 /// The processes in the control group of each sandbox with this text.
@@ -346,7 +351,10 @@ fn more_functions_than_places_are_all_served() {
     let call = |name: &str| {
         let answer = worker.call(name, r#"{"s": 0.02}"#);
         assert_eq!(answer.status, 200, "{name}: {answer:?}");
-        most.fetch_max(worker.get("/stats").json()["sandboxes"].as_u64().unwrap() as usize, Ordering::Relaxed);
+        most.fetch_max(
+            worker.get("/stats").json()["sandboxes"].as_u64().unwrap() as usize,
+            Ordering::Relaxed,
+        );
     };
     for _ in 0..2 {
         names.iter().for_each(|name| call(name));
@@ -430,7 +438,10 @@ fn a_full_queue_says_when_to_come_back() {
         calls.into_iter().map(|call| call.join().unwrap()).collect()
     });
     let (served, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
-    assert!(served.len() >= 3 && served.len() <= 5, "one served, two queued, at most two between: {answers:?}");
+    assert!(
+        served.len() >= 3 && served.len() <= 5,
+        "one served, two queued, at most two between: {answers:?}"
+    );
     for answer in refused {
         assert_eq!((answer.status, &answer.json()["reason"]), (429, &"queue-full".into()), "{answer:?}");
         assert_eq!(answer.header("retry-after"), "1");
@@ -447,7 +458,8 @@ fn clients_that_leave_cost_the_next_one_little() {
         let mut stream = TcpStream::connect(("127.0.0.1", worker.port)).unwrap();
         let body = r#"{"s": 0.3}"#;
         let length = body.len();
-        write!(stream, "POST /run/slow HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+        write!(stream, "POST /run/slow HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}")
+            .unwrap();
         sleep(20);
         // Unread input or not: a reset, as a client makes that is killed.
         let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };

@@ -56,7 +56,7 @@ impl Leftovers {
                 _ => {}
             },
         }
-        for socket in &self.socket {
+        if let Some(socket) = &self.socket {
             match std::fs::remove_file(socket) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     wrong.push(format!("{}: {error}", socket.display()));
