@@ -188,7 +188,7 @@ fn template(tree: &Tree) -> Result<Option<Template>, CliError> {
         Tree::Grown => return Ok(None),
         Tree::Text(text) => text.clone(),
         Tree::File(path) => {
-            std::fs::read_to_string(path).map_err(|source| CliError::File { path: path.clone(), source })?
+            std::fs::read_to_string(path).map_err(|source| CliError::Tree { path: path.clone(), source })?
         }
     };
     Ok(Some(Template::parse(&text)?))
