@@ -737,6 +737,41 @@ fn a_setting_without_effect_is_taken_and_said() {
     worker.down();
 }
 
+const LOOKS: &str = "import os
+def f(event):
+    seen = {kind: os.readlink('/proc/self/ns/' + kind) for kind in ('ipc', 'uts', 'cgroup', 'net', 'mnt', 'pid', 'user')}
+    status = dict(line.rstrip('\\n').split(':\\t', 1) for line in open('/proc/self/status') if ':\\t' in line)
+    tmp = os.statvfs('/tmp')
+    return dict(seen, seccomp=status['Seccomp'], bytes=tmp.f_blocks * tmp.f_frsize, inodes=tmp.f_files)
+";
+
+#[test]
+fn each_setting_of_a_sandbox_reaches_it() {
+    let mut worker = Worker::new();
+    worker.deploy("looks", &[("f.py", LOOKS)]);
+    let host = |kind: &str| fs::read_link(format!("/proc/self/ns/{kind}")).unwrap().display().to_string();
+    let kinds = ["ipc", "uts", "cgroup", "net", "mnt", "pid", "user"];
+    for (option, shared, key, value) in [
+        ("", "", "seccomp", serde_json::json!("2")),
+        ("features.enable_seccomp=false", "", "seccomp", "0".into()),
+        ("sandbox.namespaces.ipc=false", "ipc", "ipc", host("ipc").into()),
+        ("sandbox.namespaces.uts=false", "uts", "uts", host("uts").into()),
+        ("sandbox.namespaces.cgroup=false", "cgroup", "cgroup", host("cgroup").into()),
+        ("sandbox.namespaces.net=false", "net", "net", host("net").into()),
+        ("sandbox.network=host", "net", "net", host("net").into()),
+        ("sandbox.tmp_mb=3", "", "bytes", (3 << 20).into()),
+        ("sandbox.tmp_inodes=100", "", "inodes", 100.into()),
+    ] {
+        worker.up(&[option]);
+        let seen = worker.result("looks", "");
+        assert_eq!(seen[key], value, "{option}: {seen}");
+        for kind in kinds.into_iter().filter(|kind| *kind != shared) {
+            assert_ne!(seen[kind], host(kind), "{option}: {kind} of the host's in {seen}");
+        }
+        worker.down();
+    }
+}
+
 // --- a root to write ----------------------------------------------------------------------------
 
 const WRITES: &str = "import os, errno\n\
