@@ -32,6 +32,8 @@ pub enum CliError {
     NoModule { path: PathBuf },
     #[error("what a dead worker left could not be removed: {0}")]
     Leftovers(String),
+    #[error("the tree file {}: {source}; set import_cache_tree, or \"\" for a tree that grows itself", path.display())]
+    Tree { path: PathBuf, source: io::Error },
     #[error("{} is neither a directory nor a .tar.gz", path.display())]
     NoFunction { path: PathBuf },
     #[error("{}: {source}", path.display())]

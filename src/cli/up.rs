@@ -191,7 +191,7 @@ fn template(tree: &Tree) -> Result<Option<Template>, CliError> {
         Tree::Text(text) => ("the setting import_cache_tree".to_owned(), text.clone()),
         Tree::File(path) => {
             let read = std::fs::read_to_string(path);
-            let text = read.map_err(|source| CliError::File { path: path.clone(), source })?;
+            let text = read.map_err(|source| CliError::Tree { path: path.clone(), source })?;
             (path.display().to_string(), text)
         }
     };

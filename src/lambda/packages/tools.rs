@@ -25,6 +25,11 @@ pub enum ToolError {
     Io { path: PathBuf, source: io::Error },
     #[error("{} is not a CPython 3.9 or newer ({said}); set sandbox.python", python.display())]
     Python { python: PathBuf, said: String },
+    #[error(
+        "{} is {}, and a sandbox sees of the host only /usr; set sandbox.python to one there",
+        python.display(), real.display()
+    )]
+    OutsideUsr { python: PathBuf, real: PathBuf },
 }
 
 /// Finds `uv`: the one that is named, or in `DIR/tools`, beside the running
@@ -113,7 +118,13 @@ pub fn python_version(python: &Path) -> Result<PythonVersion, ToolError> {
     let output = output.map_err(|error| refused(error.to_string()))?;
     let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     match said.strip_prefix("cpython ").and_then(PythonVersion::parse) {
-        Some(version) if (version.major, version.minor) >= (3, 9) => Ok(version),
+        Some(version) if (version.major, version.minor) >= (3, 9) => {
+            let real = python.canonicalize().unwrap_or_else(|_| python.to_owned());
+            if real.starts_with("/usr") {
+                return Ok(version);
+            }
+            Err(ToolError::OutsideUsr { python: python.to_owned(), real })
+        }
         _ => Err(refused(said)),
     }
 }
@@ -136,6 +147,12 @@ mod tests {
     #[test]
     fn a_program_that_is_no_python_is_named() {
         assert!(python_version(Path::new("/usr/bin/python3")).is_ok());
+        let elsewhere = tempfile::tempdir().unwrap();
+        let python = elsewhere.path().join("python3");
+        let script = "#!/bin/sh\nexec /usr/bin/python3 \"$@\"\n";
+        std::fs::write(&python, script).unwrap();
+        std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(python_version(&python).unwrap_err().to_string().contains("only /usr"));
         for python in ["/bin/true", "/nowhere"] {
             let error = python_version(Path::new(python)).unwrap_err().to_string();
             assert!(error.contains(python) && error.contains("sandbox.python"), "{error}");
