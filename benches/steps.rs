@@ -28,7 +28,7 @@ fn main() {
     let home = support::home();
     let worker = support::beside(&home, &[]);
     for function in FUNCTIONS {
-        results.push(cold_starts(&mut Client::new(&worker), function, rounds));
+        results.push(cold_starts(&mut Client::new(worker.port), function, rounds));
     }
     support::report("steps", results.into());
     worker.down();
