@@ -26,10 +26,11 @@ use support::{Baselines, Client, FUNCTIONS, Function, QUIET, Samples};
 const FAST: [usize; 2] = [10, 5];
 /// As long as pausing an idle sandbox may take.
 const PAUSING: Duration = Duration::from_millis(5);
+const TRIES: usize = 100;
 
 /// How a start is made.
 enum Kind<'a> {
-    Hosier { client: Client, name: String, start: &'static str },
+    Hosier { port: u16, client: Client, name: String, start: &'static str },
     Fork(&'a str),
     Subprocess,
 }
@@ -89,10 +90,11 @@ impl Workers {
 
 fn rows<'a>(workers: &Workers, function: Function) -> Vec<Row<'a>> {
     let hosier = |worker: &Worker, name: String, start: &'static str| {
-        let mut client = Client::new(worker);
+        let port = worker.port;
+        let mut client = Client::new(port);
         // The first one compiles the code and grows the node.
         client.call(&name);
-        Kind::Hosier { client, name, start }
+        Kind::Hosier { port, client, name, start }
     };
     let row =
         |label, slow, kind| Row { label, slow, kind, answered: Default::default(), gone: Default::default() };
@@ -117,6 +119,10 @@ fn rows<'a>(workers: &Workers, function: Function) -> Vec<Row<'a>> {
 impl Row<'_> {
     /// One round: some starts back to back, then some after quiet.
     fn measure(&mut self, baselines: &mut Baselines) {
+        if let Kind::Hosier { port, client, .. } = &mut self.kind {
+            // The other kinds' starts took longer than an idle connection is kept.
+            *client = Client::new(*port);
+        }
         for (at, count) in FAST.into_iter().enumerate() {
             for _ in 0..if self.slow { 1 } else { count } {
                 if at == 1 {
@@ -129,14 +135,7 @@ impl Row<'_> {
 
     fn start(&mut self, baselines: &mut Baselines, at: usize) {
         let (answered, gone) = match &mut self.kind {
-            Kind::Hosier { client, name, start } => {
-                if *start == "unpaused" {
-                    std::thread::sleep(PAUSING);
-                }
-                let answer = client.call(name);
-                assert_eq!(answer.start, *start, "{name}");
-                (answer.took, None)
-            }
+            Kind::Hosier { client, name, start, .. } => (call(client, name, start), None),
             Kind::Fork(kind) => both(baselines.start(kind)),
             Kind::Subprocess => both(baselines.subprocess()),
         };
@@ -157,6 +156,22 @@ impl Row<'_> {
         }
         value
     }
+}
+
+/// A call whose sandbox came to be in this way.
+fn call(client: &mut Client, name: &str, start: &str) -> Duration {
+    for _ in 0..TRIES {
+        if start == "unpaused" {
+            std::thread::sleep(PAUSING);
+        }
+        let answer = client.call(name);
+        if answer.start == start {
+            return answer.took;
+        }
+        // On a busy machine an idle sandbox is paused late.
+        assert_eq!((start, answer.start.as_str()), ("unpaused", "warm"), "{name}");
+    }
+    panic!("{name} was not paused in {TRIES} times {PAUSING:?}")
 }
 
 fn both((answered, gone): (Duration, Duration)) -> (Duration, Option<Duration>) {

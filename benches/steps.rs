@@ -28,7 +28,7 @@ fn main() {
     let home = support::home();
     let worker = support::beside(&home, &[]);
     for function in FUNCTIONS {
-        results.push(cold_starts(&mut Client::new(&worker), function, rounds));
+        results.push(cold_starts(&mut Client::new(worker.port), function, rounds));
     }
     support::report("steps", results.into());
     worker.down();
@@ -56,9 +56,11 @@ fn cold_starts(client: &mut Client, function: Function, rounds: usize) -> serde_
     table(&format!("{}, cold", function.name), samples)
 }
 
+type Part = Box<dyn FnMut() -> Duration>;
+
 /// Parts of a start, each alone, in this process or in a child of it.
 fn prices(rounds: usize) -> serde_json::Value {
-    let parts: Vec<(&str, Box<dyn FnMut() -> Duration>)> = vec![
+    let parts: Vec<(&str, Part)> = vec![
         ("fork", Box::new(|| forked(0))),
         ("fork +pid", Box::new(|| forked(libc::CLONE_NEWPID))),
         ("fork +mnt", Box::new(|| forked(libc::CLONE_NEWNS))),
@@ -135,7 +137,9 @@ fn gone(namespaces: i32) -> Duration {
             drop(write);
             // It ends when the child's copy is closed, at the start of its end.
             let _ = nix::unistd::read(&read, &mut [0]);
-            timed(|| drop(process::wait_any(true).unwrap()))
+            timed(|| {
+                process::wait_any(true).unwrap();
+            })
         }
     }
 }

@@ -93,7 +93,7 @@ pub fn beside(home: &Worker, options: &[&str]) -> Worker {
     worker
 }
 
-/// A connection that is kept.
+/// A connection that is kept. An idle one is closed after `http.header_timeout_ms`.
 pub struct Client(BufReader<TcpStream>);
 
 /// An answer and what it cost.
@@ -105,8 +105,8 @@ pub struct Answer {
 }
 
 impl Client {
-    pub fn new(worker: &Worker) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", worker.port)).unwrap();
+    pub fn new(port: u16) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_nodelay(true).unwrap();
         Self(BufReader::new(stream))
     }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{CliError, PlaceArgs};
+use super::CliError;
 use run::{Commands, Interrupt};
 
 /// What the demo can fail with, beside what its steps say themselves.
@@ -127,10 +127,22 @@ impl Home {
 
     fn leave(self) -> Result<(), CliError> {
         if !self.temporary {
-            let dir = PlaceArgs { dir: self.path };
-            eprintln!("hosier: the functions stay in {0}: `hosier up -p {0}` serves them", dir.dir.display());
+            eprintln!(
+                "hosier: the functions stay in {0}: `hosier up -p {0}` serves them",
+                self.path.display()
+            );
             return Ok(());
         }
-        std::fs::remove_dir_all(&self.path).map_err(|source| CliError::File { path: self.path, source })
+        let path = self.path.clone();
+        std::fs::remove_dir_all(&path).map_err(|source| CliError::File { path, source })
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if self.temporary {
+            // Nothing is there if all went well; after a panic something may be.
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
     }
 }

@@ -50,9 +50,12 @@ impl Interrupt {
         Ok(child)
     }
 
-    /// To be called before the process is waited for: afterwards its number may be another's.
+    /// Waits for a process that [`Self::start`] started. It is told nothing any
+    /// more before it is reaped: afterwards its number may be another's.
+    ///
+    /// # Errors
+    /// As `waitid(2)`.
     pub fn ended(&self, child: &mut Child) -> std::io::Result<std::process::ExitStatus> {
-        // Not reaped yet, so its number is still its own while it is in here.
         nix::sys::wait::waitid(
             nix::sys::wait::Id::Pid(group_of(child)),
             nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT,
@@ -123,10 +126,17 @@ impl Commands {
     /// # Errors
     /// It did not end.
     pub fn stop_worker(&self) -> Result<(), CliError> {
-        if !self.started.load(Ordering::SeqCst) {
+        if !self.started.swap(false, Ordering::SeqCst) {
             return Ok(());
         }
         judge("down", spawn(&mut self.command("down", &[]))?.wait())
+    }
+}
+
+impl Drop for Commands {
+    /// Even a panic leaves no worker behind.
+    fn drop(&mut self) {
+        let _ = self.stop_worker();
     }
 }
 
