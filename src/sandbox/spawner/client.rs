@@ -37,9 +37,9 @@ struct Shared {
 
 #[derive(Debug)]
 enum Waiting {
-    ForStart(oneshot::Sender<Result<Process, SandboxError>>),
-    ForEnd(oneshot::Sender<i32>),
-    ForMap(oneshot::Sender<Result<OwnedFd, SandboxError>>),
+    Start(oneshot::Sender<Result<Process, SandboxError>>),
+    End(oneshot::Sender<i32>),
+    Map(oneshot::Sender<Result<OwnedFd, SandboxError>>),
 }
 
 impl Spawner {
@@ -67,7 +67,7 @@ impl Spawner {
     pub async fn spawn(&self, birth: Birth, fds: &[RawFd]) -> Result<Process, SandboxError> {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let (sender, started) = oneshot::channel();
-        self.0.waiting().insert(id, Waiting::ForStart(sender));
+        self.0.waiting().insert(id, Waiting::Start(sender));
         let sent = self.0.channel.send(&wire::encode(&Ask::Start { id, birth }), fds).await;
         if sent.is_err() {
             self.0.waiting().remove(&id);
@@ -83,7 +83,7 @@ impl Spawner {
     pub async fn map(&self, extents: Vec<Extent>) -> Result<OwnedFd, SandboxError> {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let (sender, mapped) = oneshot::channel();
-        self.0.waiting().insert(id, Waiting::ForMap(sender));
+        self.0.waiting().insert(id, Waiting::Map(sender));
         if self.0.channel.send(&wire::encode(&Ask::Map { id, extents }), &[]).await.is_err() {
             self.0.waiting().remove(&id);
             return Err(SandboxError::SpawnerGone);
@@ -123,9 +123,9 @@ impl Shared {
         match message {
             Tell::Started { id } => {
                 let (end, ended) = oneshot::channel();
-                let waiting = self.waiting().insert(id, Waiting::ForEnd(end));
+                let waiting = self.waiting().insert(id, Waiting::End(end));
                 let pidfd = fds.into_iter().next();
-                if let (Some(Waiting::ForStart(sender)), Some(pidfd)) = (waiting, pidfd)
+                if let (Some(Waiting::Start(sender)), Some(pidfd)) = (waiting, pidfd)
                     && let Err(Ok(process)) = sender.send(Ok(Process { pidfd, ended }))
                 {
                     // Whoever asked has gone away meanwhile.
@@ -135,18 +135,18 @@ impl Shared {
             }
             Tell::Mapped { id } => {
                 let waiting = self.waiting().remove(&id);
-                if let (Some(Waiting::ForMap(sender)), Some(namespace)) = (waiting, fds.into_iter().next()) {
+                if let (Some(Waiting::Map(sender)), Some(namespace)) = (waiting, fds.into_iter().next()) {
                     let _ = sender.send(Ok(namespace));
                 }
             }
             // Whoever asked may have gone away meanwhile.
             Tell::Failed { id, failure } => match self.waiting().remove(&id) {
-                Some(Waiting::ForStart(sender)) => drop(sender.send(Err(failure.into()))),
-                Some(Waiting::ForMap(sender)) => drop(sender.send(Err(failure.into()))),
-                Some(Waiting::ForEnd(_)) | None => {}
+                Some(Waiting::Start(sender)) => drop(sender.send(Err(failure.into()))),
+                Some(Waiting::Map(sender)) => drop(sender.send(Err(failure.into()))),
+                Some(Waiting::End(_)) | None => {}
             },
             Tell::Ended { id, status } => {
-                if let Some(Waiting::ForEnd(sender)) = self.waiting().remove(&id) {
+                if let Some(Waiting::End(sender)) = self.waiting().remove(&id) {
                     let _ = sender.send(status);
                 }
             }
