@@ -7,16 +7,15 @@ unprivileged, as pid 1 of its own namespace.
 import gc
 import json
 import os
-import random
 import sys
 import time
-import traceback
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from types import ModuleType
 
 import hosier_native as native
 
 HANDLER = "/handler"
+OURS = "/hosier"
 TEXT = [("content-type", "text/plain; charset=utf-8")]
 JSON = [("content-type", "application/json")]
 
@@ -47,18 +46,24 @@ def main():
 
 def settle(path, env):
     """Makes this process the function's own: its environment, its path, its randomness."""
-    os.environ.clear()
-    os.environ.update(env)
+    # Plain loops: `clear` and `update` of a mapping run through code of the
+    # standard library that touches twice the pages, and each is a copy here.
+    for key in list(os.environ):
+        del os.environ[key]
+    for key, value in env:
+        os.environ[key] = value
     os.chdir("/host")
-    known = set(sys.path)
-    sys.path[:] = [HANDLER, *(entry for entry in path if entry not in known), *sys.path]
+    # The same order whichever node it was forked from: as in any Python, packages
+    # come after the standard library.
+    others = (entry for entry in sys.path if entry not in path and entry != OURS)
+    sys.path[:] = [HANDLER, *others, *path, OURS]
     reseed()
     gc.enable()
 
 
 def reseed():
-    """A fork copies the state of every generator; siblings must not repeat each other."""
-    random.seed()
+    """A fork copies the state of every generator; siblings must not repeat each other.
+    `random` has seen to itself, in its hook after a fork."""
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()
@@ -69,13 +74,24 @@ def load(file):
     try:
         name = file.rsplit("/", 1)[-1][: -len(".py")]
         where = os.path.join(HANDLER, file)
-        spec = spec_from_file_location(name, where, loader=SourceFileLoader(name, where))
-        module = module_from_spec(spec)
+        loader = SourceFileLoader(name, where)
+        module = ModuleType(name)
+        module.__file__, module.__loader__, module.__package__ = where, loader, ""
+        # By hand: `spec_from_file_location` looks for what is known already.
+        module.__spec__ = ModuleSpec(name, loader, origin=where)
+        module.__spec__.has_location = True
         sys.modules[name] = module
-        spec.loader.exec_module(module)
+        exec(loader.get_code(name), module.__dict__)
         return entry_point(module), None
     except BaseException:
-        return None, traceback.format_exc().encode("utf-8", "replace")
+        return None, format_exc()
+
+
+def format_exc():
+    """The exception at hand as text. A leaf without a zygote imports what that takes only now."""
+    import traceback
+
+    return traceback.format_exc().encode("utf-8", "replace")
 
 
 def entry_point(module):
@@ -99,7 +115,7 @@ def call(handler, body):
         return 200, JSON, content
     except BaseException:
         # SystemExit as well: a handler must not end its sandbox by accident.
-        return 500, TEXT, traceback.format_exc().encode("utf-8", "replace")[: native.MAX_BODY]
+        return 500, TEXT, format_exc()[: native.MAX_BODY]
 
 
 def end_if_child(well):

@@ -6,8 +6,10 @@ own user namespace, with one thread.
 """
 
 import gc
+import random  # noqa: F401  for leaves: many handlers want it, and it reseeds itself after a fork
 import sys
 import time
+import traceback  # noqa: F401  for leaves: none has to import it when it fails
 
 import hosier_leaf
 import hosier_native

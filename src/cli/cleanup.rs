@@ -1,7 +1,7 @@
 //! `hosier cleanup`: removes what a dead worker left when its spawner died with
 //! it. `hosier up` does the same before it starts.
 
-use super::floor::{Site, leftovers};
+use super::floor::{Site, clear_dead_deploys, leftovers};
 use super::place::Place;
 use super::{CliError, PlaceArgs};
 use crate::sandbox::cgroup::Hierarchies;
@@ -16,11 +16,7 @@ pub fn run(args: &PlaceArgs) -> Result<(), CliError> {
     host::check()?;
     let _lock = place.lock()?;
     let hierarchies = Hierarchies::detect().map_err(crate::sandbox::SandboxError::from)?;
-    let site = Site { run: place.run(), group: place.group() };
+    let site = Site { run: place.run(), group: place.group(), socket: Some(place.socket()) };
     leftovers(&site, &hierarchies).remove().map_err(CliError::Leftovers)?;
-    let socket = place.socket();
-    if socket.exists() {
-        std::fs::remove_file(&socket).map_err(|source| CliError::File { path: socket, source })?;
-    }
-    Ok(())
+    clear_dead_deploys(&place, &hierarchies)
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::floor::{Foundation, Site};
+use super::floor::{Foundation, deploy_site};
 use super::place::{Place, make_dirs};
 use super::{CliError, PlaceArgs, up};
 use crate::lambda::packages::{Progress, python_version};
@@ -99,10 +99,7 @@ fn install(settings: &Settings, place: &Place, pins: &Pins) -> Result<(), CliErr
     }
     make_dirs(&place.worker)?;
     let number = std::process::id();
-    let site = Site {
-        run: place.worker.join(format!("deploy-{number}")),
-        group: format!("{}-deploy-{number}", place.group()),
-    };
+    let site = deploy_site(place, number);
     let foundation = Foundation::lay(&site)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -56,8 +56,8 @@ pub enum CliError {
     Trigger(#[from] TriggerError),
     #[error(transparent)]
     Zygote(#[from] ZygoteError),
-    #[error(transparent)]
-    Template(#[from] TemplateError),
+    #[error("{place}: {source}")]
+    Template { place: String, source: TemplateError },
     #[error(transparent)]
     Package(#[from] PackageError),
     #[error(transparent)]

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::CliError;
-use super::place::make_dirs;
+use super::place::{Place, make_dirs};
 use crate::sandbox::cgroup::Hierarchies;
 use crate::sandbox::{Base, Leftovers, Parts, RuntimeFile, Sandboxes, Spawner, Tuning, host, start_spawner};
 use crate::settings::Settings;
@@ -35,6 +35,8 @@ pub struct Site {
     pub run: PathBuf,
     /// The name of the control groups.
     pub group: String,
+    /// The worker's own socket, where there will be one.
+    pub socket: Option<PathBuf>,
 }
 
 impl Foundation {
@@ -45,10 +47,12 @@ impl Foundation {
     pub fn lay(site: &Site) -> Result<Self, CliError> {
         host::check()?;
         nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+        host::raise_descriptor_limit();
+        host::private_mounts()?;
+        // From the mounts of this namespace: a cgroup is handed on by a clone of them.
         let hierarchies = Hierarchies::detect().map_err(crate::sandbox::SandboxError::from)?;
         let leftovers = leftovers(site, &hierarchies);
         leftovers.remove().map_err(CliError::Leftovers)?;
-        host::private_mounts()?;
         let mnt = leftovers.mnt.clone();
         make_dirs(&mnt)?;
         let (socket, pidfd) = start_spawner(leftovers.clone())?;
@@ -94,7 +98,35 @@ pub fn leftovers(site: &Site, hierarchies: &Hierarchies) -> Leftovers {
         groups: std::iter::once(site.group.clone()).chain(trees).collect(),
         mnt: site.run.join("mnt"),
         run: site.run.clone(),
+        socket: site.socket.clone(),
     }
+}
+
+/// What a `deploy` works on beside a worker of the same directory.
+pub fn deploy_site(place: &Place, pid: u32) -> Site {
+    Site {
+        run: place.worker.join(format!("{DEPLOY}{pid}")),
+        group: format!("{}-{DEPLOY}{pid}", place.group()),
+        socket: None,
+    }
+}
+
+const DEPLOY: &str = "deploy-";
+
+/// Removes what deploys left that died together with their spawner.
+///
+/// # Errors
+/// Something could not be removed.
+pub fn clear_dead_deploys(place: &Place, hierarchies: &Hierarchies) -> Result<(), CliError> {
+    for entry in fs::read_dir(&place.worker).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(pid) = name.strip_prefix(DEPLOY).and_then(|pid| pid.parse::<u32>().ok()) else { continue };
+        // Its spawner clears up while it lives; a number that was taken again waits for the next time.
+        if !std::path::Path::new("/proc").join(pid.to_string()).exists() {
+            leftovers(&deploy_site(place, pid), hierarchies).remove().map_err(CliError::Leftovers)?;
+        }
+    }
+    Ok(())
 }
 
 fn tuning(settings: &Settings) -> Tuning {

@@ -12,13 +12,11 @@
 //! DIR/worker/run/            gone when the worker is
 //! ```
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
 
 use super::CliError;
@@ -99,13 +97,13 @@ impl Place {
                 .write(true)
                 .open(&path)
                 .map_err(|source| CliError::File { path: path.clone(), source })?;
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => return Ok(Lock(lock)),
-                Err((_, Errno::EWOULDBLOCK)) if self.answers() || Instant::now() >= until => {
+            match file.try_lock() {
+                Ok(()) => return Ok(Lock(file)),
+                Err(TryLockError::WouldBlock) if self.answers() || Instant::now() >= until => {
                     return Err(CliError::Taken { dir: self.dir.clone() });
                 }
-                Err((_, Errno::EWOULDBLOCK)) => std::thread::sleep(Duration::from_millis(20)),
-                Err((_, errno)) => return Err(CliError::File { path, source: errno.into() }),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(20)),
+                Err(TryLockError::Error(source)) => return Err(CliError::File { path, source }),
             }
         }
     }
@@ -116,9 +114,10 @@ impl Place {
     }
 }
 
-/// The directory is ours while this and every copy of it in a child are open.
+/// The directory is ours while this or any copy of it in a child is open: it is
+/// never unlocked, only closed, for the spawner's copy must hold on.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "kept for its lock")] Flock<File>);
+pub struct Lock(#[expect(dead_code, reason = "kept for its lock")] File);
 
 /// Makes a directory and those above it.
 pub fn make_dirs(path: &Path) -> Result<(), CliError> {

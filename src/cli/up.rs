@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::floor::{Foundation, Site};
+use super::floor::{Foundation, Site, clear_dead_deploys};
 use super::place::{Place, make_dirs};
 use super::{CliError, UpArgs, own_socket};
 use crate::lambda::function::Floor;
@@ -20,6 +20,7 @@ use crate::lambda::packages::{Installer, Packages, python_version};
 use crate::lambda::registry::Registry;
 use crate::lambda::tree::Bounds;
 use crate::lambda::{Compiler, IdleInstances, Shared, Versions, Worker};
+use crate::sandbox::cgroup::Hierarchies;
 use crate::sandbox::{Limits, SandboxError, Sandboxes};
 use crate::settings::{Rootfs, Settings, Tree};
 use crate::stats::Stats;
@@ -49,7 +50,8 @@ pub fn run(args: &UpArgs) -> Result<(), CliError> {
         let _ = nix::unistd::setsid();
     }
     let lock = place.lock()?;
-    let site = Site { run: place.run(), group: place.group() };
+    let site = Site { run: place.run(), group: place.group(), socket: Some(place.socket()) };
+    clear_dead_deploys(&place, &Hierarchies::detect().map_err(SandboxError::from)?)?;
     let foundation = Foundation::lay(&site)?;
     let leftovers = foundation.leftovers();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -184,14 +186,17 @@ fn worker(
 }
 
 fn template(tree: &Tree) -> Result<Option<Template>, CliError> {
-    let text = match tree {
+    let (place, text) = match tree {
         Tree::Grown => return Ok(None),
-        Tree::Text(text) => text.clone(),
+        Tree::Text(text) => ("the setting import_cache_tree".to_owned(), text.clone()),
         Tree::File(path) => {
-            std::fs::read_to_string(path).map_err(|source| CliError::Tree { path: path.clone(), source })?
+            let read = std::fs::read_to_string(path);
+            let text = read.map_err(|source| CliError::Tree { path: path.clone(), source })?;
+            (path.display().to_string(), text)
         }
     };
-    Ok(Some(Template::parse(&text)?))
+    let parsed = Template::parse(&text).map_err(|source| CliError::Template { place, source });
+    parsed.map(Some)
 }
 
 fn http(settings: &Settings) -> trigger::HttpSettings {

@@ -14,7 +14,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::instance::{Instance, Job, Shared};
@@ -42,6 +42,7 @@ pub struct Function {
     name: FunctionName,
     queue: mpsc::Sender<Job>,
     limit: usize,
+    removed: Arc<Notify>,
 }
 
 impl Function {
@@ -49,9 +50,22 @@ impl Function {
     pub fn start(name: FunctionName, floor: Arc<Floor>, log: Arc<FunctionLog>) -> Self {
         let limit = floor.queue_len.max(1);
         let (queue, inbox) = mpsc::channel(limit);
-        let task = Task { name: name.clone(), floor, log, current: None, retired: JoinSet::new() };
+        let removed = Arc::new(Notify::new());
+        let task = Task {
+            name: name.clone(),
+            floor,
+            log,
+            code: Code::Unknown,
+            retired: JoinSet::new(),
+            removed: Arc::clone(&removed),
+        };
         tokio::spawn(task.run(inbox));
-        Self { name, queue, limit }
+        Self { name, queue, limit, removed }
+    }
+
+    /// Its code was removed: its sandbox goes, after the request that it serves.
+    pub fn remove(&self) {
+        self.removed.notify_one();
     }
 
     /// Whether its task has ended.
@@ -82,9 +96,19 @@ struct Task {
     name: FunctionName,
     floor: Arc<Floor>,
     log: Arc<FunctionLog>,
-    current: Option<Current>,
+    code: Code,
     /// Instances of older code that still serve.
     retired: JoinSet<()>,
+    removed: Arc<Notify>,
+}
+
+/// What is known of the code.
+enum Code {
+    /// Not looked at, or unusable.
+    Unknown,
+    Served(Current),
+    /// No longer in the registry.
+    Removed,
 }
 
 /// The code that is served.
@@ -99,42 +123,52 @@ impl Task {
     async fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
         loop {
             let job = tokio::select! {
-                job = inbox.recv() => job,
-                Some(_) = self.retired.join_next() => {
-                    self.prune().await;
-                    continue;
+                biased;
+                () = self.removed.notified() => {
+                    self.retire(Code::Removed);
+                    None
                 }
+                Some(_) = self.retired.join_next() => None,
+                job = inbox.recv() => match job {
+                    None => return,
+                    job => job,
+                },
             };
-            let Some(job) = job else { return };
-            match self.refresh().await {
-                Ok(current) => {
-                    let config = &current.version.declared.config;
-                    if config.allows(&job.invocation.method) {
-                        current.instance.serve(job).await;
-                    } else {
-                        let refused = InvokeError::MethodNotAllowed {
-                            sent: job.invocation.method.clone(),
-                            allowed: config.allowed_list(),
-                        };
-                        let _ = job.reply.send(Err(refused));
-                    }
-                }
-                Err(error) => {
-                    let gone = matches!(error, InvokeError::UnknownFunction(_));
-                    let _ = job.reply.send(Err(error));
-                    if gone && self.retired.is_empty() {
-                        self.prune().await;
-                        if inbox.is_empty() {
-                            break;
-                        }
-                    }
+            match job {
+                Some(job) => self.serve(job).await,
+                None => self.prune().await,
+            }
+            if matches!(self.code, Code::Removed) && self.retired.is_empty() {
+                self.prune().await;
+                // Who comes from here on finds another task, or is told here.
+                if inbox.is_empty() {
+                    break;
                 }
             }
         }
-        // A task of the same name may start from here on: nothing is touched any more.
         inbox.close();
         while let Some(job) = inbox.recv().await {
             let _ = job.reply.send(Err(InvokeError::UnknownFunction(self.name.to_string())));
+        }
+    }
+
+    async fn serve(&mut self, job: Job) {
+        match self.refresh().await {
+            Ok(current) => {
+                let config = &current.version.declared.config;
+                if config.allows(&job.invocation.method) {
+                    current.instance.serve(job).await;
+                } else {
+                    let refused = InvokeError::MethodNotAllowed {
+                        sent: job.invocation.method.clone(),
+                        allowed: config.allowed_list(),
+                    };
+                    let _ = job.reply.send(Err(refused));
+                }
+            }
+            Err(error) => {
+                let _ = job.reply.send(Err(error));
+            }
         }
     }
 
@@ -144,7 +178,10 @@ impl Task {
             return;
         }
         let (floor, name) = (Arc::clone(&self.floor), self.name.clone());
-        let digest = self.current.as_ref().map(|current| current.version.digest.clone());
+        let digest = match &self.code {
+            Code::Served(current) => Some(current.version.digest.clone()),
+            Code::Unknown | Code::Removed => None,
+        };
         let keep = move || {
             let kept: Vec<&str> = digest.iter().map(String::as_str).collect();
             floor.versions.prune(&name, &kept)
@@ -156,12 +193,17 @@ impl Task {
 
     /// The current version; looks at the registry if it was not looked at lately.
     async fn refresh(&mut self) -> Result<&Current, InvokeError> {
-        let fresh =
-            self.current.as_ref().is_some_and(|current| current.looked.elapsed() < self.floor.registry_cache);
+        let fresh = match &self.code {
+            Code::Served(current) => current.looked.elapsed() < self.floor.registry_cache,
+            Code::Unknown | Code::Removed => false,
+        };
         if !fresh {
             self.look().await?;
         }
-        self.current.as_ref().ok_or_else(|| InvokeError::UnknownFunction(self.name.to_string()))
+        match &self.code {
+            Code::Served(current) => Ok(current),
+            Code::Unknown | Code::Removed => Err(InvokeError::UnknownFunction(self.name.to_string())),
+        }
     }
 
     async fn look(&mut self) -> Result<(), InvokeError> {
@@ -170,11 +212,11 @@ impl Task {
         let found = tokio::task::spawn_blocking(move || registry.fingerprint(&name)).await;
         let found = found.map_err(|_| InvokeError::Stopping)?.map_err(|error| self.not_ready(&error))?;
         let Some(fingerprint) = found else {
-            self.retire();
+            self.retire(Code::Removed);
             return Err(InvokeError::UnknownFunction(self.name.to_string()));
         };
-        match &mut self.current {
-            Some(current) if current.fingerprint == fingerprint => current.looked = looked,
+        match &mut self.code {
+            Code::Served(current) if current.fingerprint == fingerprint => current.looked = looked,
             _ => {
                 let version = self.make().await?;
                 self.adopt(fingerprint, looked, version).await;
@@ -192,21 +234,27 @@ impl Task {
     }
 
     async fn adopt(&mut self, fingerprint: Fingerprint, looked: Instant, version: Arc<Version>) {
-        // Touched, not changed: the instance stays.
-        if self.current.as_ref().is_none_or(|current| current.version.digest != version.digest) {
-            self.retire();
-        }
-        let instance = match self.current.take() {
-            Some(current) => current.instance,
-            None => Instance::start(self.floor.shared.clone(), Arc::clone(&version), Arc::clone(&self.log)),
+        let changed = match &self.code {
+            Code::Served(current) => current.version.digest != version.digest,
+            Code::Unknown | Code::Removed => true,
         };
-        self.current = Some(Current { fingerprint, looked, version, instance });
+        if changed {
+            self.retire(Code::Unknown);
+        }
+        let instance = match std::mem::replace(&mut self.code, Code::Unknown) {
+            // Touched, not changed.
+            Code::Served(current) => current.instance,
+            Code::Unknown | Code::Removed => {
+                Instance::start(self.floor.shared.clone(), Arc::clone(&version), Arc::clone(&self.log))
+            }
+        };
+        self.code = Code::Served(Current { fingerprint, looked, version, instance });
         self.prune().await;
     }
 
     /// The current instance gets no more requests.
-    fn retire(&mut self) {
-        if let Some(current) = self.current.take() {
+    fn retire(&mut self, next: Code) {
+        if let Code::Served(current) = std::mem::replace(&mut self.code, next) {
             let ended = current.instance.retire();
             self.retired.spawn(async move { drop(ended.await) });
         }

@@ -228,7 +228,7 @@ impl Task {
         };
         match self.shared.forest.start(need).await {
             Ok((mut leaf, spent)) => {
-                if let Some(output) = leaf.take_log() {
+                if let Some(output) = leaf.take_output() {
                     self.log.follow(output);
                 }
                 let start = match leaf.node() {

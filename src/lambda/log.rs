@@ -8,14 +8,11 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
-
 use super::FunctionName;
+use crate::sandbox::Output;
 
 /// A function's log.
 #[derive(Debug)]
@@ -31,18 +28,15 @@ impl FunctionLog {
         Arc::new(Self { path: dir.join(format!("{name}.log")), limit, open: Mutex::default() })
     }
 
-    /// Reads a sandbox's output to its end, so that it never blocks on a full pipe.
-    pub fn follow(self: &Arc<Self>, output: OwnedFd) {
+    /// Reads a sandbox's output until the sandbox is gone, so that it never blocks
+    /// on a full pipe. Somebody else may hold the other end open for longer.
+    pub fn follow(self: &Arc<Self>, output: Output) {
         let log = Arc::clone(self);
-        let Ok(mut output) = pipe::Receiver::from_owned_fd(output) else { return };
-        tokio::spawn(async move {
-            let mut buffer = vec![0; 16 * 1024];
-            while let Ok(count @ 1..) = output.read(&mut buffer).await {
-                if let Err(error) = log.append(&buffer[..count]) {
-                    tracing::warn!(path = %log.path.display(), %error, "a function's log cannot be written");
-                }
+        tokio::spawn(output.read_all(move |bytes| {
+            if let Err(error) = log.append(bytes) {
+                tracing::warn!(path = %log.path.display(), %error, "a function's log cannot be written");
             }
-        });
+        }));
     }
 
     fn append(&self, bytes: &[u8]) -> io::Result<()> {

@@ -91,8 +91,11 @@ impl Engine for Worker {
     async fn remove(&self, name: &FunctionName) -> Result<bool, RegistryFault> {
         let (registry, owned) = (self.floor.registry.clone(), name.clone());
         let removed = blocking(move || registry.remove(&owned)).await?;
-        // Its task ends, its sandbox with it.
-        self.functions().remove(name);
+        // Its task stays until nobody runs its code: a function of the same name
+        // that is stored meanwhile is that task's as well.
+        if let Some(function) = self.functions().get(name) {
+            function.remove();
+        }
         Ok(removed)
     }
 

@@ -12,12 +12,12 @@ use hosier_zygote::birth::{Pid1, Role};
 use hosier_zygote::sys::mount;
 use hosier_zygote::sys::process::kill_pidfd;
 use nix::libc;
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
+use tokio::runtime::RuntimeFlavor;
 
 use super::error::{About, During};
 use super::{
-    Limits, MountPoint, Network, Order, Program, Purpose, SandboxError, Sandboxes, Started, open_sealed,
+    Limits, MountPoint, Network, Order, Output, Program, Purpose, SandboxError, Sandboxes, Started,
+    open_sealed,
 };
 
 /// A host directory shown inside a sandbox.
@@ -130,15 +130,15 @@ impl Sandboxes {
 }
 
 async fn watch(started: Started, bound: Duration) -> Outcome {
-    let Started { sandbox, log, ended, .. } = started;
-    let reader = tokio::spawn(tail(log));
+    let Started { sandbox, output, ended, .. } = started;
+    let reader = tokio::spawn(tail(output));
     let status = match ended {
         Some(ended) => tokio::time::timeout(bound, ended).await,
         None => Ok(Ok(0)),
     };
     let out_of_memory = sandbox.oom_kills() > 0;
-    // Ends what still holds the log open.
-    sandbox.kill();
+    // Ends what it left running, and then the reader.
+    drop(sandbox);
     let ended = match status {
         Err(_) => Ended::TimedOut,
         Ok(Ok(0)) => Ended::Exited(0),
@@ -155,15 +155,16 @@ async fn watch(started: Started, bound: Duration) -> Outcome {
     Outcome { ended, output: String::from_utf8_lossy(&output).into_owned() }
 }
 
-/// Reads to the end and keeps the last bytes.
-async fn tail(log: OwnedFd) -> Vec<u8> {
-    let Ok(mut log) = pipe::Receiver::from_owned_fd(log) else { return Vec::new() };
-    let (mut kept, mut buffer) = (Vec::new(), vec![0; OUTPUT_KEPT]);
-    while let Ok(count @ 1..) = log.read(&mut buffer).await {
-        kept.extend_from_slice(&buffer[..count]);
-        let excess = kept.len().saturating_sub(OUTPUT_KEPT);
-        kept.drain(..excess);
-    }
+/// Keeps the last bytes.
+async fn tail(output: Output) -> Vec<u8> {
+    let mut kept = Vec::new();
+    output
+        .read_all(|bytes| {
+            kept.extend_from_slice(bytes);
+            let excess = kept.len().saturating_sub(OUTPUT_KEPT);
+            kept.drain(..excess);
+        })
+        .await;
     kept
 }
 
@@ -185,24 +186,41 @@ fn lend(binds: &[Bind], owner: u32) -> Result<Lent, SandboxError> {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        if let Some(process) = &self.to {
-            let _ = kill_pidfd(process.as_fd());
-            super::life::gone(process);
-        }
-        for path in &self.paths {
-            if let Err(error) = give(path, 0) {
-                tracing::warn!(path = %path.display(), %error, "a directory could not be taken back");
+        let (paths, to) = (std::mem::take(&mut self.paths), self.to.take());
+        let take_back = move || {
+            if let Some(process) = &to {
+                let _ = kill_pidfd(process.as_fd());
+                if !super::life::gone(process, super::life::GONE_MS) {
+                    tracing::warn!("a command's sandbox could not be killed; its files stay its own");
+                    return;
+                }
             }
+            for path in &paths {
+                if let Err(error) = give(path, 0) {
+                    tracing::warn!(path = %path.display(), %error, "a directory could not be taken back");
+                }
+            }
+        };
+        // A tree of files takes its time; whoever uses them next must find them given back.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if runtime.runtime_flavor() == RuntimeFlavor::MultiThread => {
+                tokio::task::block_in_place(take_back);
+            }
+            _ => take_back(),
         }
     }
 }
 
-/// Gives a tree to `owner`, never through a link.
+/// Gives a tree to `owner`, never through a link. Not by recursion: how deep it is
+/// was a stranger's choice.
 fn give(path: &Path, owner: u32) -> io::Result<()> {
-    lchown(path, Some(owner), Some(owner))?;
-    if std::fs::symlink_metadata(path)?.is_dir() {
-        for entry in std::fs::read_dir(path)? {
-            give(&entry?.path(), owner)?;
+    let mut open = vec![path.to_owned()];
+    while let Some(path) = open.pop() {
+        lchown(&path, Some(owner), Some(owner))?;
+        if std::fs::symlink_metadata(&path)?.is_dir() {
+            for entry in std::fs::read_dir(&path)? {
+                open.push(entry?.path());
+            }
         }
     }
     Ok(())

@@ -30,13 +30,16 @@ use super::ids::{IdRange, Ids, RANGE};
 use super::life::{Estate, Identity, Kept, Roster};
 use super::seccomp::Filters;
 use super::writable::{Wanted, WritableRoot};
-use super::{Base, Channel, Limits, MountPoint, Network, Sandbox, SandboxError, Spawner, Undertaker};
+use super::{Base, Channel, Limits, MountPoint, Network, Output, Sandbox, SandboxError, Spawner, Undertaker};
 use crate::stats::Stats;
 
 /// Open descriptors of a confined process, at most.
 const FILES: u64 = 1024;
 /// Leaves of a tree take their ids from here up, inside the tree's range.
 const FIRST_LEAF_ID: u32 = 1_000;
+
+/// Longest wait for a process to join its v1 control groups.
+const JOIN_BOUND: Duration = Duration::from_secs(2);
 
 /// Writable places of every sandbox, each a tmpfs of its own.
 const SCRATCH: [&str; 3] = ["tmp", "host", "dev/shm"];
@@ -119,7 +122,7 @@ pub struct Order<'a> {
 pub struct Started {
     pub sandbox: Sandbox,
     pub channel: Channel,
-    pub log: OwnedFd,
+    pub output: Output,
     /// Its `wait` status, where the spawner started it.
     pub ended: Option<oneshot::Receiver<i32>>,
 }
@@ -237,6 +240,9 @@ impl Sandboxes {
         let begun = Instant::now();
         let cgroup = namespace.map_or(&self.fresh, |namespace| &namespace.pool).take(limits)?;
         let cgroup_time = begun.elapsed();
+        if purpose == Purpose::Zygote {
+            cgroup.spare_the_others()?;
+        }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let ids = if namespace.is_none() { Some(self.ids.take()?) } else { None };
         let uid = self.uid(purpose, namespace);
@@ -410,11 +416,18 @@ impl Sandboxes {
     /// # Errors
     /// Its socket cannot be polled.
     pub fn started(&self, cell: Cell, pidfd: OwnedFd) -> Result<Started, SandboxError> {
-        let estate = Estate { cgroup: cell.cgroup, ids: cell.ids, permit: cell.permit, kept: cell.kept };
+        let (output, printing) = Output::new(cell.log);
+        let estate = Estate {
+            _printing: printing,
+            cgroup: cell.cgroup,
+            ids: cell.ids,
+            permit: cell.permit,
+            kept: cell.kept,
+        };
         let identity = Identity { id: cell.id, uid: cell.uid, purpose: cell.purpose };
         let sandbox = Sandbox::new(identity, pidfd, estate, self.undertaker.clone(), self.roster.clone());
         let channel = Channel::new(cell.socket).about("a sandbox's socket")?;
-        Ok(Started { sandbox, channel, log: cell.log, ended: None })
+        Ok(Started { sandbox, channel, output, ended: None })
     }
 }
 
@@ -446,8 +459,33 @@ impl Cell {
         Ok(fds)
     }
 
-    pub fn id(&self) -> u64 {
-        self.id
+    /// Whether a pidfd that a zygote sent is of a process in this cell, or of none
+    /// any more: either can be killed without harm to anybody else.
+    pub async fn holds(&self, pidfd: &OwnedFd) -> bool {
+        let end = Instant::now() + JOIN_BOUND;
+        loop {
+            match pidfd_pid(pidfd) {
+                None => return false,
+                Some(pid) if pid < 0 => return true,
+                // Its number is its own while its pidfd says that it lives.
+                Some(0) => return false,
+                Some(pid) if self.cgroup.has_member(pid) => {
+                    return pidfd_pid(pidfd).is_some_and(|again| again == pid || again < 0);
+                }
+                // On pure v1 it joins by itself, in a moment.
+                Some(_) if self.walls.into_cgroup || Instant::now() >= end => return false,
+                Some(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        }
+    }
+
+    /// Nobody knows who is in it: whoever is, ends.
+    pub fn abandon(mut self) {
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = self.cgroup.kill().and_then(|()| self.cgroup.remove()) {
+                tracing::warn!(%error, "an abandoned control group could not be removed");
+            }
+        });
     }
 
     /// The host id of the root of its own user namespace.
@@ -468,6 +506,14 @@ impl UserNamespace {
     pub fn lacks(&self) -> bool {
         self.pool.lacking() > 0
     }
+}
+
+/// The process behind a pidfd as this process numbers it; -1 if it is gone, 0
+/// if it is out of sight, `None` if the descriptor is no pidfd.
+pub fn pidfd_pid(pidfd: &OwnedFd) -> Option<i32> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let info = std::fs::read_to_string(path).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
 }
 
 /// A pipe whose writing end belongs to the sandbox, so that it can be opened

@@ -94,3 +94,12 @@ pub fn trim_capabilities() -> Result<(), SandboxError> {
     caps::set(None, CapSet::Effective, &keep).map_err(failed)?;
     caps::set(None, CapSet::Permitted, &keep).map_err(failed)
 }
+
+/// Raises the number of descriptors to what this process may have: a sandbox takes
+/// seven of the worker's.
+pub fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}

@@ -24,23 +24,26 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::cgroup::{Cgroup, Usage};
 use super::ids::IdRange;
 use super::writable::WritableRoot;
-use super::{Limits, SandboxError, View};
+use super::{Limits, OutputGuard, SandboxError, View};
 use crate::stats::Stats;
 
 /// Longest wait for a killed process to be gone.
-const GONE_MS: u64 = 5_000;
+pub(super) const GONE_MS: u64 = 5_000;
+/// How long the next in line waits for it.
+const PROMPT_MS: u64 = 100;
 
 /// What a sandbox owns besides its process.
 #[derive(Debug)]
 pub(super) struct Estate {
     pub cgroup: Cgroup,
     /// Its own range of ids, where it has a user namespace of its own.
-    #[expect(dead_code, reason = "given back by its drop")]
     pub ids: Option<IdRange>,
     #[expect(dead_code, reason = "given back by its drop")]
     pub permit: Option<OwnedSemaphorePermit>,
     /// Prepared mounts that it has clones of.
     pub kept: Vec<Kept>,
+    /// Ends the reading of its output.
+    pub _printing: OutputGuard,
 }
 
 /// Who a sandbox is.
@@ -193,6 +196,12 @@ impl Sandbox {
         let _ = kill_pidfd(self.pidfd.as_fd());
     }
 
+    /// Whether its first process is gone, and with it all others.
+    pub fn has_ended(&self) -> bool {
+        let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
     /// Its first process, for whoever must know when it is gone.
     pub fn pidfd(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.pidfd)
@@ -214,76 +223,75 @@ impl Drop for Sandbox {
     }
 }
 
+#[derive(Debug)]
 struct Remains {
     killed: Instant,
     pidfd: Arc<OwnedFd>,
     estate: Estate,
 }
 
-/// A thread that waits for killed sandboxes to be gone and removes their
-/// control groups: nobody on a request's path waits for that. Its queue is
-/// bounded by the sandboxes that exist, each of which enters once.
+/// Two threads that wait for killed sandboxes to be gone and remove their
+/// control groups: nobody on a request's path waits for that. What does not die
+/// at once goes to the second, so that it holds nobody up. The queues are bounded
+/// by the sandboxes that exist, each of which enters once.
 #[derive(Debug, Clone)]
-pub struct Undertaker(mpsc::Sender<Order>);
-
-enum Order {
-    Bury(Box<Remains>),
-    /// Answer when all before this is done.
-    Flush(mpsc::Sender<()>),
-}
+pub struct Undertaker(mpsc::Sender<Box<Remains>>);
 
 impl Undertaker {
     /// # Errors
     /// No thread could be started.
     pub fn start(stats: Arc<Stats>) -> std::io::Result<Self> {
-        let (sender, orders) = mpsc::channel();
-        std::thread::Builder::new().name("undertaker".into()).spawn(move || {
-            for order in orders {
-                match order {
-                    Order::Bury(remains) => {
-                        let killed = remains.killed;
-                        bury(*remains);
-                        stats.record("Destroy()", killed.elapsed());
-                    }
-                    Order::Flush(done) => drop(done.send(())),
+        let (sender, remains) = mpsc::channel::<Box<Remains>>();
+        let (later, lingering) = mpsc::channel::<Box<Remains>>();
+        let thread = |name: &str| std::thread::Builder::new().name(name.into());
+        let late_stats = Arc::clone(&stats);
+        thread("undertaker").spawn(move || {
+            for mut remains in remains {
+                if end(&mut remains, PROMPT_MS) {
+                    remove(*remains, &stats);
+                } else {
+                    let _ = later.send(remains);
                 }
+            }
+        })?;
+        thread("undertaker-late").spawn(move || {
+            for mut remains in lingering {
+                if !end(&mut remains, GONE_MS) {
+                    tracing::warn!(cgroup = remains.estate.cgroup.name(), "a sandbox could not be killed");
+                    // Its ids may still be in use.
+                    std::mem::forget(remains.estate.ids.take());
+                }
+                remove(*remains, &late_stats);
             }
         })?;
         Ok(Self(sender))
     }
 
-    /// Waits until everything handed over so far is removed, or the time is over.
-    pub fn flush(&self, bound: Duration) {
-        let (sender, done) = mpsc::channel();
-        if self.0.send(Order::Flush(sender)).is_ok() {
-            let _ = done.recv_timeout(bound);
-        }
-    }
-
     fn take(&self, remains: Remains) {
         // The thread lives as long as any sender.
-        let _ = self.0.send(Order::Bury(Box::new(remains)));
+        let _ = self.0.send(Box::new(remains));
     }
 }
 
-fn bury(mut remains: Remains) {
-    if !gone(&remains.pidfd) {
-        // Frozen in the v1 freezer, most likely: this thaws before it kills.
-        if let Err(error) = remains.estate.cgroup.kill() {
-            tracing::warn!(%error, "a sandbox could not be killed");
-        }
-        gone(&remains.pidfd);
-    }
+/// Kills whoever is in the control group, not only the process that is known:
+/// a zygote may have put others there. Thaws it where that must come first.
+fn end(remains: &mut Remains, bound_ms: u64) -> bool {
+    remains.estate.cgroup.kill().is_ok() && gone(&remains.pidfd, bound_ms)
+}
+
+fn remove(remains: Remains, stats: &Stats) {
+    let killed = remains.killed;
     let cgroup = remains.estate.cgroup;
     let name = cgroup.name().to_owned();
     if let Err(error) = cgroup.remove() {
         tracing::warn!(cgroup = name, %error, "a control group could not be removed");
     }
+    stats.record("Destroy()", killed.elapsed());
 }
 
-/// Waits for a process to be gone; first a while, for a frozen one never ends.
-pub(super) fn gone(pidfd: &OwnedFd) -> bool {
-    let end = Instant::now() + Duration::from_millis(GONE_MS);
+/// Waits for a process to be gone.
+pub(super) fn gone(pidfd: &OwnedFd, bound_ms: u64) -> bool {
+    let end = Instant::now() + Duration::from_millis(bound_ms);
     loop {
         let left = end.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);

@@ -8,6 +8,7 @@
 //!   ├ ids        private ranges of host ids      └ spawner/   starts fresh processes
 //!   └ life       Running, Paused, Dead; the undertaker
 //! channel    the worker's end of a socket
+//! output     what a sandbox prints
 //! command    a program run once (an installer)
 //! host       what the machine must have; the run-time directory
 //! ```
@@ -22,6 +23,7 @@ pub mod host;
 mod ids;
 mod life;
 pub mod limits;
+mod output;
 pub mod seccomp;
 mod spawner;
 mod view;
@@ -31,9 +33,10 @@ pub use base::{Base, RuntimeFile};
 pub use channel::Channel;
 pub use command::{Bind, Command, Ended, Outcome, RunError, Runner};
 pub use error::SandboxError;
-pub use floor::{Cell, Order, Parts, Program, Purpose, Sandboxes, Started, Tuning, UserNamespace};
+pub use floor::{Cell, Order, Parts, Program, Purpose, Sandboxes, Started, Tuning, UserNamespace, pidfd_pid};
 pub use life::{Sandbox, Undertaker};
 pub use limits::{Limits, Network, PartialLimits};
+pub use output::{Output, OutputGuard};
 pub use spawner::{Leftovers, Spawner, start as start_spawner};
 pub use view::{View, open_sealed};
 pub use writable::MountPoint;

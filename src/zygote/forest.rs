@@ -11,8 +11,10 @@
 //!
 //! ```text
 //! Dormant ──grow──▶ Standing ──died──▶ Dormant (once more) ──died──▶ Unfit
-//!    └──────────── cannot be grown ──────────────────────────────────▶ Unfit(reason)
+//!    └──────────── its imports fail it ──────────────────────────────▶ Unfit(reason)
 //! ```
+//!
+//! What is not the node's fault (no place is free, say) passes it over for one start.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -21,17 +23,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use hosier_zygote::birth::{Pid1, Role};
-use hosier_zygote::wire::{Confinement, Handler, Imports, Specialize};
+use hosier_zygote::wire::{Confinement, Handler, Imports, Specialize, Step};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::blanks::{Blanks, COLD_AFTER};
+use super::evict::{Kept, victim};
 use super::node::{self, Zygote};
 use super::select::{Candidate, best};
 use super::{Leaf, Pin, Pins, Template, ZygoteError};
-use crate::sandbox::{
-    Limits, Network, Order, Program, Purpose, SandboxError, Sandboxes, UserNamespace, View, open_sealed,
-};
+use crate::sandbox::{Limits, Network, Order, Program, Purpose, Sandboxes, UserNamespace, View, open_sealed};
 use crate::stats::Stats;
+
+/// Attempts of one start, at most: each finds one dead node, and a path is no longer than this.
+const ATTEMPTS: usize = 20;
+/// Rounds of one choice, at most: each finds a node unfit or a parent lost.
+const ROUNDS: usize = 40;
+/// Longest wait for another place, where a fork failed and its own went with it.
+const PLACE_BOUND: Duration = Duration::from_secs(5);
+/// How long a dying parent may take to be seen dead after its child.
+const DEATH_BOUND: Duration = Duration::from_millis(100);
 
 /// What the zygote floor must know of packages on disk; the floor above has them.
 pub trait Packages: Send + Sync {
@@ -130,13 +140,14 @@ struct Entry {
     blanks: Mutex<Blanks>,
 }
 
-#[derive(Default)]
 struct State {
     zygote: Option<Arc<Zygote>>,
     /// Measured, ancestors included.
     import_us: Option<u64>,
     deaths: u32,
     unfit: Option<String>,
+    /// When a function last asked for it.
+    used: Instant,
 }
 
 impl Forest {
@@ -169,7 +180,7 @@ impl Forest {
         let mut permit = Some(need.permit);
         let mut last = None;
         // A node may die between its choice and its fork; each attempt has a new one.
-        for _ in 0..3 {
+        for _ in 0..ATTEMPTS {
             let (entry, zygote) = self.usable(&tree, need.pins).await?;
             let node = begun.elapsed();
             entry.blanks().demand.started(Instant::now());
@@ -180,9 +191,9 @@ impl Forest {
                 }
                 None => match self.fork_leaf(&tree, &zygote, need.limits, permit.take()).await {
                     Ok(forked) => forked,
-                    Err(error) if error.lost_node() => {
-                        self.lost(&entry, &zygote, &error);
-                        permit = self.parts.sandboxes.place();
+                    Err(error) if lost(&entry, &zygote, &error) => {
+                        // The first went with its cell.
+                        permit = Some(self.parts.sandboxes.wait_for_place(PLACE_BOUND).await?);
                         last = Some(error);
                         continue;
                     }
@@ -199,7 +210,7 @@ impl Forest {
                 Ok(()) => {}
                 // A blank that died while it waited costs no request.
                 Err(_) if leaf.was_blank() => continue,
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(leaf.last_word(error).await.into()),
             }
             leaf.sandbox_mut().keep(view);
             self.refill(&tree);
@@ -385,7 +396,9 @@ impl Forest {
             confinement: None,
             handler: handler(need.env, need.pins, need.function, need.file),
         };
-        leaf.specialize(&message, &[]).await?;
+        if let Err(error) = leaf.specialize(&message, &[]).await {
+            return Err(leaf.last_word(error).await.into());
+        }
         leaf.sandbox_mut().keep(view);
         Ok((leaf, spent))
     }
@@ -396,27 +409,23 @@ impl Forest {
         tree: &Arc<Tree>,
         pins: &Pins,
     ) -> Result<(Arc<Entry>, Arc<Zygote>), ZygoteError> {
-        loop {
+        for _ in 0..ROUNDS {
             let entry = self.plan(tree, pins);
             match self.standing(tree, &entry).await {
                 Ok(zygote) => return Ok((entry, zygote)),
-                // Marked unfit, so that the next round finds another; the root has none above it.
+                // The root has none above it.
                 Err(error) if entry.parent.is_none() => return Err(error),
-                // The parent is grown again, or passed over, in the next round.
-                Err(ZygoteError::LostParent { .. }) => {}
-                // It has no place for now, which is no fault of its own.
-                Err(ZygoteError::Sandbox(SandboxError::Full { .. })) => {
-                    let mut above = entry.path().into_iter().rev().skip(1);
-                    let root = Arc::clone(&tree.entries()[0]);
-                    let nearest = above.find(|entry| entry.zygote().is_some()).unwrap_or(root);
-                    return Ok((Arc::clone(&nearest), self.standing(tree, &nearest).await?));
-                }
+                // The next round finds another, or grows the parent again.
+                Err(ZygoteError::LostParent { .. } | ZygoteError::Unfit { .. }) => {}
                 Err(error) => {
-                    tracing::warn!(node = entry.id, %error, "a node could not be grown");
-                    entry.state().unfit.get_or_insert_with(|| error.to_string());
+                    tracing::warn!(node = entry.id, %error, "a node is passed over");
+                    break;
                 }
             }
         }
+        let entry = choose(&tree.entries(), pins, Grown::Only);
+        let zygote = self.standing(tree, &entry).await?;
+        Ok((entry, zygote))
     }
 
     /// Names the nodes that may serve these pins, and picks one.
@@ -427,16 +436,37 @@ impl Forest {
                 let root = Arc::clone(&entries[0]);
                 self.instantiate(template, &root, pins, &mut entries);
             }
-            None => {
-                let chosen = choose(&entries, pins);
-                let known = entries.iter().any(|entry| &entry.closure == pins);
-                if !known && entries.len() < self.parts.max_nodes {
-                    let own = pins.difference(&chosen.closure).cloned().collect();
-                    entries.push(self.entry(Some(chosen), own, pins.clone()));
+            None => match entries.iter().find(|entry| &entry.closure == pins) {
+                Some(known) => known.touch(),
+                None => {
+                    let parent = choose(&entries, pins, Grown::OrNot);
+                    if self.make_room(&mut entries) {
+                        let own = pins.difference(&parent.closure).cloned().collect();
+                        entries.push(self.entry(Some(parent), own, pins.clone()));
+                    }
                 }
-            }
+            },
         }
-        choose(&entries, pins)
+        choose(&entries, pins, Grown::OrNot)
+    }
+
+    /// Whether there is room for another node: where there is none, one that nothing depends on goes.
+    fn make_room(&self, entries: &mut Vec<Arc<Entry>>) -> bool {
+        if entries.len() < self.parts.max_nodes {
+            return true;
+        }
+        let kept = entries.iter().map(|entry| {
+            let state = entry.state();
+            // Others that hold it are its children and starts under way; a zygote's are its leaves.
+            let held = entry.parent.is_none()
+                || Arc::strong_count(entry) > 1
+                || state.zygote.as_ref().is_some_and(|zygote| Arc::strong_count(zygote) > 1);
+            Kept { id: entry.id, used: state.used, held }
+        });
+        let Some(id) = victim(kept) else { return false };
+        tracing::info!(node = id, "a node makes room for another");
+        entries.retain(|entry| entry.id != id);
+        true
     }
 
     /// Walks the template along every node whose packages are all pinned.
@@ -456,8 +486,11 @@ impl Forest {
                     && entry.parent.as_ref().is_some_and(|p| p.id == parent.id)
             });
             let node = match found.cloned() {
-                Some(node) => node,
-                None if entries.len() >= self.parts.max_nodes => return,
+                Some(node) => {
+                    node.touch();
+                    node
+                }
+                None if !self.make_room(entries) => return,
                 None => {
                     let node = self.entry(Some(Arc::clone(parent)), own, closure);
                     entries.push(Arc::clone(&node));
@@ -483,26 +516,30 @@ impl Forest {
 
     fn entry(&self, parent: Option<Arc<Entry>>, own: Pins, closure: Pins) -> Arc<Entry> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let state = State { zygote: None, import_us: None, deaths: 0, unfit: None, used: Instant::now() };
         Arc::new(Entry {
             id,
             parent,
             own,
             closure,
-            state: Mutex::default(),
+            state: state.into(),
             growing: Default::default(),
             blanks: Mutex::default(),
         })
     }
 
-    /// The zygote of an entry, its ancestors grown first.
+    /// The zygote of an entry. Where it does not stand, it is grown from the nearest
+    /// ancestor that does.
     async fn standing(
         self: &Arc<Self>,
         tree: &Arc<Tree>,
         entry: &Arc<Entry>,
     ) -> Result<Arc<Zygote>, ZygoteError> {
+        let path = entry.path();
+        let nearest = path.iter().rposition(|entry| entry.zygote().is_some()).unwrap_or(0);
         let mut above = None;
-        for entry in entry.path() {
-            let standing = self.ensure(tree, &entry, above).await?;
+        for entry in &path[nearest..] {
+            let standing = self.ensure(tree, entry, above).await?;
             above = Some(standing);
         }
         above.ok_or(ZygoteError::Died { node: entry.id })
@@ -517,13 +554,21 @@ impl Forest {
         if let Some(zygote) = entry.zygote() {
             return Ok(zygote);
         }
-        let _alone = entry.growing.lock().await;
-        if let Some(zygote) = entry.zygote() {
-            return Ok(zygote);
-        }
         // A growth goes on if the request that began it is given up.
         let (forest, tree, grown) = (Arc::clone(self), Arc::clone(tree), Arc::clone(entry));
-        let growing = tokio::spawn(async move { forest.grow(&tree, &grown, parent).await });
+        let growing = tokio::spawn(async move {
+            let _alone = grown.growing.lock().await;
+            // Others waited for the same growth, or for its failure.
+            let (zygote, unfit) = {
+                let state = grown.state();
+                (state.zygote.clone(), state.unfit.clone())
+            };
+            match (zygote, unfit) {
+                (Some(zygote), _) => Ok(zygote),
+                (None, Some(reason)) => Err(ZygoteError::Unfit { node: grown.id, reason }),
+                (None, None) => forest.grow(&tree, &grown, parent).await.map_err(|error| grown.judge(error)),
+            }
+        });
         growing.await.unwrap_or(Err(ZygoteError::Died { node: entry.id }))
     }
 
@@ -533,6 +578,9 @@ impl Forest {
         entry: &Entry,
         parent: Option<Arc<Zygote>>,
     ) -> Result<Arc<Zygote>, ZygoteError> {
+        if parent.is_none() && entry.parent.is_some() {
+            return Err(ZygoteError::LostParent { node: entry.id });
+        }
         let parts = &self.parts;
         let permit = match &parent {
             // The root takes no place: without it there is no leaf to take one.
@@ -565,22 +613,29 @@ impl Forest {
             Some(parent) => {
                 let view = self.view(&entry.closure)?;
                 cell.mount("packages", view.open()?);
+                let lost_parent = |error: &ZygoteError| {
+                    entry.parent.as_ref().is_some_and(|above| lost(above, &parent, error))
+                };
                 let started = match parent.grow(&parts.sandboxes, cell, imports).await {
-                    Err(error) if error.lost_node() => {
-                        if let Some(above) = &entry.parent {
-                            self.lost(above, &parent, &error);
-                        }
+                    Err(error) if lost_parent(&error) => {
                         return Err(ZygoteError::LostParent { node: entry.id });
                     }
                     started => started?,
                 };
-                Zygote::stand(entry.id, started, Some(parent), parts.grow_bound).await?
+                match Zygote::stand(entry.id, started, Some(Arc::clone(&parent)), parts.grow_bound).await {
+                    // A parent's stub takes what it grew along: that is no fault of the child's.
+                    Err(error @ ZygoteError::Died { .. }) if parent.is_gone(DEATH_BOUND).await => {
+                        lost_parent(&error);
+                        return Err(ZygoteError::LostParent { node: entry.id });
+                    }
+                    stood => stood?,
+                }
             }
         };
-        self.stood(entry, zygote, begun.elapsed())
+        Ok(self.stood(entry, zygote, begun.elapsed()))
     }
 
-    fn stood(&self, entry: &Entry, zygote: Zygote, took: Duration) -> Result<Arc<Zygote>, ZygoteError> {
+    fn stood(&self, entry: &Entry, zygote: Zygote, took: Duration) -> Arc<Zygote> {
         let ready = &zygote.ready;
         tracing::info!(
             node = entry.id,
@@ -599,29 +654,9 @@ impl Forest {
         let above = entry.parent.as_ref().and_then(|parent| parent.state().import_us).unwrap_or(0);
         let mut state = entry.state();
         state.import_us = Some(above + ready.import_us);
-        if ready.threads != 1 {
-            let reason = format!("it has {} threads after its imports", ready.threads);
-            state.unfit = Some(reason.clone());
-            return Err(ZygoteError::Unfit { node: entry.id, reason });
-        }
         let zygote = Arc::new(zygote);
         state.zygote = Some(Arc::clone(&zygote));
-        Ok(zygote)
-    }
-
-    /// A zygote died. It is grown again once; then its functions go elsewhere.
-    fn lost(&self, entry: &Entry, zygote: &Arc<Zygote>, error: &ZygoteError) {
-        tracing::warn!(node = entry.id, %error, "a node is lost");
-        let mut state = entry.state();
-        if !state.zygote.as_ref().is_some_and(|known| Arc::ptr_eq(known, zygote)) {
-            return;
-        }
-        state.zygote = None;
-        state.deaths += 1;
-        // The root is what all else depends on: it is always grown again.
-        if state.deaths > 1 && entry.parent.is_some() {
-            state.unfit = Some(format!("it died {} times; the last: {error}", state.deaths));
-        }
+        zygote
     }
 
     async fn tree(&self, network: Network) -> Result<Arc<Tree>, ZygoteError> {
@@ -726,6 +761,35 @@ impl Entry {
         self.state().zygote.clone()
     }
 
+    fn touch(&self) {
+        self.state().used = Instant::now();
+    }
+
+    /// Whether it can serve: it stands, or nothing speaks against growing it and what it grows from.
+    fn may_serve(&self) -> bool {
+        let fit = |entry: &Entry| entry.parent.is_none() || entry.state().unfit.is_none();
+        let path = std::iter::successors(Some(self), |entry| entry.parent.as_deref());
+        self.zygote().is_some() || path.into_iter().all(fit)
+    }
+
+    /// Takes a growth's failure in: what its imports did makes it unfit for good, what
+    /// the worker could not do does not.
+    fn judge(&self, error: ZygoteError) -> ZygoteError {
+        let reason = match error {
+            _ if self.parent.is_none() => return error,
+            ZygoteError::Unfit { reason, .. } => reason,
+            ZygoteError::Died { .. } => "it ended during its imports".to_owned(),
+            ZygoteError::Protocol { .. } => "it said what it must not during its imports".to_owned(),
+            ZygoteError::TimedOut { bound_s, .. } => {
+                format!("its imports took longer than the {bound_s} s of zygote.grow_timeout_s")
+            }
+            other => return other,
+        };
+        tracing::warn!(node = self.id, reason, "a node is unfit");
+        self.state().unfit = Some(reason.clone());
+        ZygoteError::Unfit { node: self.id, reason }
+    }
+
     /// The root first, this entry last.
     fn path(self: &Arc<Self>) -> Vec<Arc<Entry>> {
         let mut path = vec![Arc::clone(self)];
@@ -757,19 +821,45 @@ async fn janitor(forest: Weak<Forest>) {
 /// What a fresh leaf's interpreter runs.
 const BOOT_LEAF: &str = "import sys; sys.path.append('/hosier'); import hosier_leaf as l; l.fresh()";
 
-fn choose(entries: &[Arc<Entry>], pins: &Pins) -> Arc<Entry> {
-    let states: Vec<_> = entries
-        .iter()
-        .map(|entry| {
-            let state = entry.state();
-            (state.import_us, state.unfit.is_some() && entry.parent.is_some())
-        })
-        .collect();
-    let candidates = entries.iter().zip(&states).map(|(entry, &(import_us, unfit))| Candidate {
-        id: entry.id,
-        closure: &entry.closure,
-        import_us,
-        unfit,
+/// Takes a node out of service that cannot fork any more; false if it still can. A
+/// node that died is grown again once; then its functions go elsewhere.
+fn lost(entry: &Entry, zygote: &Arc<Zygote>, error: &ZygoteError) -> bool {
+    let threads = matches!(error, ZygoteError::Refused { failure, .. } if failure.step == Step::Threads);
+    if !threads && !error.lost_node() {
+        return false;
+    }
+    tracing::warn!(node = entry.id, %error, "a node is lost");
+    let mut state = entry.state();
+    // Perhaps another start saw it first, and it was grown again.
+    if state.zygote.as_ref().is_some_and(|known| Arc::ptr_eq(known, zygote)) {
+        state.zygote = None;
+        state.deaths += 1;
+        // The root is what all else depends on: it is always grown again.
+        if entry.parent.is_some() && threads {
+            state.unfit = Some("it has more than one thread".to_owned());
+        } else if entry.parent.is_some() && state.deaths > 1 {
+            state.unfit = Some(format!("it died {} times; the last: {error}", state.deaths));
+        }
+    }
+    true
+}
+
+/// Which nodes are looked at.
+#[derive(PartialEq)]
+enum Grown {
+    Only,
+    OrNot,
+}
+
+fn choose(entries: &[Arc<Entry>], pins: &Pins, grown: Grown) -> Arc<Entry> {
+    let may_serve = |entry: &Entry| match grown {
+        Grown::Only => entry.zygote().is_some(),
+        Grown::OrNot => entry.may_serve(),
+    };
+    let candidates = entries.iter().map(|entry| {
+        let unfit = !may_serve(entry);
+        let import_us = entry.state().import_us;
+        Candidate { id: entry.id, closure: &entry.closure, import_us, unfit }
     });
     let chosen = best(candidates, pins);
     let found = entries.iter().find(|entry| Some(entry.id) == chosen);
@@ -795,7 +885,8 @@ fn draw(text: &mut String, entries: &[Arc<Entry>], parent: Option<u64>, depth: u
             (_, Some(reason)) => text.push_str(&format!(" unfit: {reason}")),
             (None, None) => text.push_str(" dormant"),
             (Some(zygote), None) => text.push_str(&format!(
-                " forks={} blanks={} mem={} KiB imports={} ms",
+                " sandbox {} forks={} blanks={} mem={} KiB imports={} ms",
+                zygote.sandbox(),
                 zygote.forks.load(Ordering::Relaxed),
                 entry.blanks().len(),
                 zygote.memory() / 1024,

@@ -11,14 +11,17 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hosier_zygote::wire::{self, Failure, Header, Kind, Prefault, Response, Specialize};
 
 use super::node::Zygote;
 use super::working_set::observe;
-use crate::sandbox::{Channel, Sandbox, SandboxError, Started};
+use crate::sandbox::{Channel, Output, Sandbox, SandboxError, Started, pidfd_pid};
+
+/// Longest wait for what a leaf that hung up said before.
+const LAST_WORD_BOUND: Duration = Duration::from_secs(1);
 
 /// A leaf of one function.
 #[derive(Debug)]
@@ -26,7 +29,7 @@ pub struct Leaf {
     // Dropped before the zygote whose stub it lives under.
     sandbox: Sandbox,
     channel: Channel,
-    log: Option<OwnedFd>,
+    output: Option<Output>,
     born: Option<Instant>,
     begun: Instant,
     /// It was forked ahead of need.
@@ -44,8 +47,8 @@ pub struct Reply {
 
 impl Leaf {
     pub(super) fn new(started: Started, zygote: Option<Arc<Zygote>>, begun: Instant) -> Self {
-        let Started { sandbox, channel, log, .. } = started;
-        Self { sandbox, channel, log: Some(log), born: None, begun, blank: false, next: 1, zygote }
+        let Started { sandbox, channel, output, .. } = started;
+        Self { sandbox, channel, output: Some(output), born: None, begun, blank: false, next: 1, zygote }
     }
 
     pub fn sandbox(&self) -> &Sandbox {
@@ -62,8 +65,8 @@ impl Leaf {
     }
 
     /// Where its output comes out, once.
-    pub fn take_log(&mut self) -> Option<OwnedFd> {
-        self.log.take()
+    pub fn take_output(&mut self) -> Option<Output> {
+        self.output.take()
     }
 
     /// When its start was asked for and when it stood behind its walls.
@@ -84,6 +87,14 @@ impl Leaf {
         self.await_birth().await?;
         self.blank = true;
         Ok(())
+    }
+
+    /// Why it ended before it could be spoken to, if it said so; else `error`.
+    pub(super) async fn last_word(&mut self, error: SandboxError) -> SandboxError {
+        match tokio::time::timeout(LAST_WORD_BOUND, self.await_birth()).await {
+            Ok(Err(said @ SandboxError::Contain(_))) => said,
+            _ => error,
+        }
     }
 
     /// Its start begins now: it stood ready.
@@ -112,7 +123,7 @@ impl Leaf {
             return None;
         }
         Some(Box::new(move || {
-            if let Some(touched) = pid_of(&pidfd).and_then(|pid| observe(pid, &pidfd).ok()) {
+            if let Some(touched) = pidfd_pid(&pidfd).and_then(|pid| observe(pid, &pidfd).ok()) {
                 zygote.working_set().learn(&touched);
             }
         }))
@@ -124,6 +135,9 @@ impl Leaf {
     /// It is gone.
     pub(super) async fn specialize(&self, message: &Specialize, fds: &[OwnedFd]) -> Result<(), SandboxError> {
         let head = wire::encode(message);
+        if head.len() > wire::MAX_HEAD {
+            return Err(SandboxError::Protocol("an environment beyond the wire's bounds"));
+        }
         let header = Header { kind: Kind::Specialize, head: head.len() as u32, body: 0, id: 0 };
         let mut frame = header.encode().to_vec();
         frame.extend_from_slice(&head);
@@ -188,7 +202,7 @@ impl Leaf {
         let header = Header::decode(&bytes)?;
         match header.kind {
             Kind::Failed => Err(self.failure(header).await?.into()),
-            Kind::Born if received.pid.is_some() && received.pid == pid_of(&self.sandbox.pidfd()) => {
+            Kind::Born if received.pid.is_some() && received.pid == pidfd_pid(&self.sandbox.pidfd()) => {
                 self.born = Some(Instant::now());
                 Ok(())
             }
@@ -227,11 +241,4 @@ pub(super) fn is_alive(pidfd: &OwnedFd) -> bool {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
-}
-
-/// The process behind a pidfd, as this process numbers it.
-fn pid_of(pidfd: &OwnedFd) -> Option<i32> {
-    let path = format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd());
-    let info = std::fs::read_to_string(path).ok()?;
-    info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
 }

@@ -5,6 +5,7 @@
 //! forest     all trees, one a network; start(need) ──▶ Leaf
 //!   ├ template   the operator's tree file: which nodes may exist
 //!   ├ blanks     leaves forked ahead of need, how many (pure)
+//!   ├ evict      which node goes when there is no room (pure)
 //!   ├ select     which node serves a set of pins (pure)
 //!   └ node       one zygote process: forks, grows children
 //! working_set  the pages that leaves of a node touch
@@ -17,6 +18,7 @@
 
 mod blanks;
 mod error;
+mod evict;
 mod forest;
 mod leaf;
 mod node;

@@ -17,15 +17,15 @@ use std::time::Duration;
 
 use hosier_zygote::birth::{Pid1, Role};
 use hosier_zygote::wire::{self, FromZygote, Imports, Ready, ToZygote};
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
 
 use super::ZygoteError;
 use super::working_set::WorkingSet;
-use crate::sandbox::{Cell, Channel, Program, Sandbox, Sandboxes, Started, UserNamespace};
+use crate::sandbox::{Cell, Channel, Output, Program, Sandbox, Sandboxes, Started, UserNamespace};
 
 /// Longest wait for one fork.
 const FORK_BOUND_S: u64 = 10;
+/// Looks at a new zygote's processes, 10 ms apart, until none is too many.
+const REAP_ROUNDS: usize = 5;
 /// Bytes of a zygote's output that are logged, at most.
 const LOG_LIMIT: usize = 64 * 1024;
 
@@ -36,7 +36,8 @@ pub struct Zygote {
     pub ready: Ready,
     /// Children made so far.
     pub forks: AtomicU64,
-    channel: tokio::sync::Mutex<Channel>,
+    /// `None` once it broke off in the middle of a question.
+    channel: tokio::sync::Mutex<Option<Channel>>,
     sandbox: Sandbox,
     working_set: Mutex<WorkingSet>,
     /// Killing a parent's stub kills its descendants: it must outlive them.
@@ -89,8 +90,8 @@ impl Zygote {
         self.ask(&ToZygote::Grow { walls, imports }, sandboxes, cell).await
     }
 
-    /// Forks a leaf into `cell`. Not to be cancelled: an answer that nobody
-    /// reads would be taken for the next one's.
+    /// Forks a leaf into `cell`. Not to be cancelled: a zygote whose answer nobody
+    /// reads is lost.
     ///
     /// # Errors
     /// This zygote is lost, or refused.
@@ -109,20 +110,56 @@ impl Zygote {
         self.sandbox.usage().map_or(0, |usage| usage.mem_bytes)
     }
 
+    /// The number of its sandbox.
+    pub fn sandbox(&self) -> u64 {
+        self.sandbox.id()
+    }
+
+    /// Whether its stub has ended, and with it everything below; waits for that up to `bound`.
+    pub async fn is_gone(&self, bound: Duration) -> bool {
+        let end = tokio::time::Instant::now() + bound;
+        while !self.sandbox.has_ended() {
+            if tokio::time::Instant::now() >= end {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        true
+    }
+
     async fn ask(
         &self,
         message: &ToZygote,
         sandboxes: &Sandboxes,
         cell: Cell,
     ) -> Result<Started, ZygoteError> {
-        let channel = self.channel.lock().await;
+        let mut slot = self.channel.lock().await;
         let fds = cell.fds()?;
         let message = wire::encode(message);
+        // Out of its place until the answer is here: one that comes late would be the next one's.
+        let channel = slot.take().ok_or(ZygoteError::Died { node: self.id })?;
         let asked = self.exchange(&channel, &message, &fds);
         let bound = Duration::from_secs(FORK_BOUND_S);
         let answer = tokio::time::timeout(bound, asked).await;
-        let pidfd = answer.unwrap_or(Err(ZygoteError::TimedOut { node: self.id, bound_s: FORK_BOUND_S }))?;
+        let answer = answer.unwrap_or(Err(ZygoteError::TimedOut { node: self.id, bound_s: FORK_BOUND_S }));
+        if answer.as_ref().err().is_none_or(|error| !error.lost_node()) {
+            *slot = Some(channel);
+        }
+        drop(slot);
+        let pidfd = match answer {
+            Ok(pidfd) => pidfd,
+            Err(error) => {
+                cell.abandon();
+                return Err(error);
+            }
+        };
         self.forks.fetch_add(1, Ordering::Relaxed);
+        // It names whom we may kill: nobody but who is in the cell.
+        if !cell.holds(&pidfd).await {
+            *self.channel.lock().await = None;
+            cell.abandon();
+            return Err(ZygoteError::Protocol { node: self.id });
+        }
         Ok(sandboxes.started(cell, pidfd)?)
     }
 
@@ -152,8 +189,8 @@ impl Zygote {
         parent: Option<Arc<Zygote>>,
         bound: Duration,
     ) -> Result<Self, ZygoteError> {
-        let Started { sandbox, channel, log, .. } = started;
-        tokio::spawn(relay(id, log));
+        let Started { sandbox, channel, output, .. } = started;
+        tokio::spawn(relay(id, output));
         let heard = tokio::time::timeout(bound, hear(&channel, id)).await;
         let ready = match heard {
             Err(_) => return Err(ZygoteError::TimedOut { node: id, bound_s: bound.as_secs() }),
@@ -167,7 +204,15 @@ impl Zygote {
                 FromZygote::Forked => return Err(ZygoteError::Protocol { node: id }),
             },
         };
-        let channel = tokio::sync::Mutex::new(channel);
+        let unfit = |reason| Err(ZygoteError::Unfit { node: id, reason });
+        if ready.threads != 1 {
+            return unfit(format!("it has {} threads after its imports", ready.threads));
+        }
+        let others = others(&sandbox).await;
+        if others > 0 {
+            return unfit(format!("its imports left {others} processes running"));
+        }
+        let channel = tokio::sync::Mutex::new(Some(channel));
         Ok(Self {
             id,
             ready,
@@ -178,6 +223,20 @@ impl Zygote {
             _parent: parent,
         })
     }
+}
+
+/// Processes in a new zygote's sandbox beside itself and its stub. An orphan that
+/// has ended is still one until the stub has reaped it.
+async fn others(sandbox: &Sandbox) -> u64 {
+    let mut others = 0;
+    for _ in 0..REAP_ROUNDS {
+        others = sandbox.usage().map_or(0, |usage| usage.procs.saturating_sub(2));
+        if others == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    others
 }
 
 async fn hear(channel: &Channel, id: u64) -> Result<(FromZygote, Vec<OwnedFd>), ZygoteError> {
@@ -195,16 +254,16 @@ async fn hear(channel: &Channel, id: u64) -> Result<(FromZygote, Vec<OwnedFd>), 
 }
 
 /// Passes what a zygote prints on to the worker's log, up to a bound; then throws it away.
-async fn relay(node: u64, log: OwnedFd) {
-    let Ok(mut log) = pipe::Receiver::from_owned_fd(log) else { return };
-    let (mut buffer, mut left) = ([0; 4096], LOG_LIMIT);
-    while let Ok(count @ 1..) = log.read(&mut buffer).await {
+async fn relay(node: u64, output: Output) {
+    let mut left = LOG_LIMIT;
+    let pass_on = |bytes: &[u8]| {
         if left > 0 {
-            left = left.saturating_sub(count);
-            let text = String::from_utf8_lossy(&buffer[..count]);
+            left = left.saturating_sub(bytes.len());
+            let text = String::from_utf8_lossy(bytes);
             tracing::info!(node, text = text.trim_end(), "zygote output");
         }
-    }
+    };
+    output.read_all(pass_on).await;
 }
 
 /// An isolated interpreter without `site`: no host package, no environment variable, no `.pth` reaches it.

@@ -103,15 +103,26 @@ impl Worker {
 
     /// Starts the worker in the background, on any free port.
     pub fn up(&mut self, options: &[&str]) {
-        let mut args = vec!["up", "-d", "-o", "worker_port=0"];
-        for option in options {
-            args.extend(["-o", option]);
-        }
-        self.ok(&args);
+        self.up_by(Command::new(HOSIER), options);
+    }
+
+    /// As [`Self::up`], by a command that ends in running `hosier` with the
+    /// arguments that are added here.
+    pub fn up_by(&mut self, mut command: Command, options: &[&str]) {
+        let output = command.args(Self::up_args(options)).arg("-p").arg(self.path()).output().unwrap();
+        assert!(output.status.success(), "hosier up: {}", String::from_utf8_lossy(&output.stderr));
         let log = self.worker_log();
         let port = log.lines().find_map(|line| line.rsplit_once("http://127.0.0.1:")?.1.trim().parse().ok());
         self.port = port.unwrap_or_else(|| panic!("no address in the worker's log: {log}"));
         self.group = self.find_group();
+    }
+
+    pub fn up_args<'a>(options: &[&'a str]) -> Vec<&'a str> {
+        let mut args = vec!["up", "-d", "-o", "worker_port=0,zygote.blanks=0"];
+        for option in options {
+            args.extend(["-o", option]);
+        }
+        args
     }
 
     pub fn worker_log(&self) -> String {

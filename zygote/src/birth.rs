@@ -98,6 +98,7 @@ pub fn spawn(birth: Birth, fds: Vec<OwnedFd>, proc: BorrowedFd<'_>) -> Result<Bo
         Forked::Parent { pid, pidfd } => {
             drop((gate_read, report_write));
             let started = write_maps(proc, pid, &[(0, birth.first_id, birth.ids)])
+                .and_then(|()| end_oom_protection(proc, pid))
                 .at(Step::Ids)
                 .and_then(|()| nix::unistd::write(&gate_write, b"g").named("write").at(Step::Ids))
                 .and_then(|_| read_report(report_read));
@@ -152,8 +153,10 @@ struct Program {
 
 /// The child's way, one step a line. Returns only what failed.
 fn be_born(prepared: &Prepared, socket: &OwnedFd, log: &OwnedFd, pid1: Pid1, program: &Program) -> Failure {
+    process::default_signals();
     let walls = || {
         privilege::become_ids(0, 0).at(Step::Ids)?;
+        forbid_user_namespaces().at(Step::Ids)?;
         nix::unistd::setsid().named("setsid").at(Step::Ids)?;
         contain::enter(prepared)
     };
@@ -168,6 +171,16 @@ fn be_born(prepared: &Prepared, socket: &OwnedFd, log: &OwnedFd, pid1: Pid1, pro
         }
     }
     start(socket, log, program)
+}
+
+/// No user namespace below this one: in a nested one a zygote would have every
+/// capability again that it gave up. Written through the old root's `/proc`, which the
+/// kernel takes for the writer's own user namespace.
+fn forbid_user_namespaces() -> sys::Result<()> {
+    let path = c"/proc/sys/user/max_user_namespaces";
+    let flags = nix::fcntl::OFlag::O_WRONLY | nix::fcntl::OFlag::O_CLOEXEC;
+    let file = nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty()).named("open")?;
+    nix::unistd::write(&file, b"0").named("write").map(drop)
 }
 
 fn start(socket: &OwnedFd, log: &OwnedFd, program: &Program) -> Failure {
@@ -187,8 +200,9 @@ fn start(socket: &OwnedFd, log: &OwnedFd, program: &Program) -> Failure {
     }
 }
 
-/// As [`contain::settle_descriptors`], but leaves the rest to `execve`: all else
-/// is close-on-exec, and the report pipe must stay until then.
+/// As [`contain::settle_descriptors`], but leaves the rest to `execve`: the report
+/// pipe must stay until then. Ours are close-on-exec from birth; one that the
+/// worker itself inherited is not.
 fn place_streams(socket: &OwnedFd, log: &OwnedFd) -> sys::Result<()> {
     use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
     let high = |fd: &OwnedFd| fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(64)).map(process::own).named("fcntl");
@@ -198,7 +212,8 @@ fn place_streams(socket: &OwnedFd, log: &OwnedFd) -> sys::Result<()> {
     process::place(null.as_fd(), 0, true)?;
     process::place(log.as_fd(), 1, true)?;
     process::place(log.as_fd(), 2, true)?;
-    process::place(socket.as_fd(), contain::SOCKET, true)
+    process::place(socket.as_fd(), contain::SOCKET, true)?;
+    process::cloexec_from(contain::SOCKET + 1)
 }
 
 fn pipe() -> sys::Result<(OwnedFd, OwnedFd)> {
@@ -229,6 +244,20 @@ fn write_maps(proc: BorrowedFd<'_>, pid: i32, extents: &[Extent]) -> sys::Result
             openat(proc, path.as_str(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
                 .named("openat")?;
         nix::unistd::write(&file, map.as_bytes()).named("write")?;
+    }
+    Ok(())
+}
+
+/// An operator may protect the worker from the OOM killer; its sandboxes are not meant.
+fn end_oom_protection(proc: BorrowedFd<'_>, pid: i32) -> sys::Result<()> {
+    use nix::fcntl::{OFlag, openat};
+    let path = format!("{pid}/oom_score_adj");
+    let file = openat(proc, path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
+        .named("openat")?;
+    let mut text = [0; 16];
+    nix::unistd::read(&file, &mut text).named("read")?;
+    if text[0] == b'-' {
+        nix::unistd::write(&file, b"0").named("write")?;
     }
     Ok(())
 }

@@ -23,6 +23,16 @@ pub fn send_bare(kind: Kind) -> sys::Result<()> {
     socket::write_all(process::borrow(SOCKET), &[&header.encode()])
 }
 
+/// A fresh leaf says that it stands. Its socket had to live through the `execve` of
+/// the interpreter; the programs that its function starts do not get it.
+///
+/// # Errors
+/// As `sendmsg(2)`.
+pub fn born_fresh() -> sys::Result<()> {
+    process::place(process::borrow(SOCKET), SOCKET, false)?;
+    send_bare(Kind::Born)
+}
+
 /// Says which step failed, and ends.
 pub fn fail(socket: &impl AsFd, failure: Failure) -> ! {
     let head = wire::encode(&failure);

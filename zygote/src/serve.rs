@@ -41,6 +41,8 @@ pub enum Role {
 /// in children only.
 pub fn serve(interpreter: &dyn Interpreter, mut ready: Ready, solidify: bool) -> Role {
     let control = process::borrow(SOCKET);
+    // Children that the imports started and that have ended are none.
+    while let Ok(Some(_)) = process::wait_any(false) {}
     process::ignore_children(true);
     let mut buffer = vec![0; wire::MAX_MESSAGE];
     ready.threads = process::thread_count().map_or(0, |count| count as u32);

@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use hosier_zygote::sys::mount::clone_tree;
 use nix::dir;
 use nix::errno::Errno;
 use nix::fcntl::{self, OFlag};
@@ -35,6 +36,16 @@ impl Dir {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The same directory through a mount of its own, attached nowhere: whoever is
+    /// handed it cannot get out of it by `..`, which through this one leads to the
+    /// host's root, whatever root the process has.
+    pub fn apart(&self) -> Result<OwnedFd, CgroupError> {
+        let failed = |errno| CgroupError::Failed { action: "mount", path: self.path.clone(), errno };
+        let mount = clone_tree(self.fd.as_fd(), c"", false).map_err(|error| failed(error.errno))?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        fcntl::openat(&mount, ".", flags, Mode::empty()).map_err(failed)
     }
 
     pub fn child(&self, name: &str) -> Result<Self, CgroupError> {

@@ -105,6 +105,11 @@ impl Level {
         owner.map_or(Ok(()), |owner| self.give_procs(owner))
     }
 
+    /// Undoes what [`Self::prepare`] said about a want of memory.
+    pub fn spare_the_others(&self) -> Result<(), CgroupError> {
+        if let Self::V2(v2) = self { v2.0.write("memory.oom.group", "0") } else { Ok(()) }
+    }
+
     /// v1 needs no owner: the kernel asks there for the rights of whoever opened
     /// `tasks`, and that is us.
     pub fn give_procs(&self, owner: Owner) -> Result<(), CgroupError> {
@@ -134,7 +139,9 @@ impl Level {
 
     pub fn kill(&self) -> Result<(), CgroupError> {
         match self {
-            Self::V2(v2) | Self::Hybrid { v2, .. } => v2.kill(),
+            Self::V2(v2) => v2.kill(),
+            // One may have been moved in on v1 alone, by whoever kept a way in.
+            Self::Hybrid { v2, v1 } => v2.kill().and_then(|()| v1.kill_strays()),
             Self::V1 { v1, alone } => v1.kill(*alone),
         }
     }

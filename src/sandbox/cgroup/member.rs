@@ -1,7 +1,7 @@
 //! One sandbox's cgroup. Runs in the worker.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -34,8 +34,9 @@ pub struct Birth<'a> {
 /// What has happened to it.
 #[derive(Debug)]
 enum Life {
-    /// Nobody has been in it. `tasks` of each v1 hierarchy is open.
-    Unborn { tasks: Vec<File> },
+    /// Nobody has been in it. The ways in are open: the v2 directory, `tasks` of
+    /// each v1 hierarchy.
+    Unborn { into: Option<OwnedFd>, tasks: Vec<File> },
     /// Somebody was handed its way in, and the worker closed its own.
     Lived,
     /// After `cgroup.kill` kernel 6.18 kills whoever is born into the same
@@ -69,12 +70,13 @@ impl Cgroup {
     ) -> Result<Self, CgroupError> {
         let level = parent.make(&name)?;
         // From here on a failure drops it, which removes the directories.
-        let life = Life::Unborn { tasks: Vec::new() };
+        let life = Life::Unborn { into: None, tasks: Vec::new() };
         let mut cgroup = Self { name, parent: Arc::clone(parent), level, limits: Some(*limits), life };
         cgroup.level.prepare(limits, owner)?;
         let tasks = cgroup.level.v1_dirs().iter().map(|dir| dir.open_for_writing("tasks"));
         let tasks = tasks.collect::<Result<_, _>>()?;
-        cgroup.life = Life::Unborn { tasks };
+        let into = cgroup.level.v2().map(|v2| v2.0.apart()).transpose()?;
+        cgroup.life = Life::Unborn { into, tasks };
         Ok(cgroup)
     }
 
@@ -89,8 +91,8 @@ impl Cgroup {
     /// The way in for a process. Refused once it was killed or [`Self::born`].
     pub fn birth(&self) -> Result<Birth<'_>, CgroupError> {
         match &self.life {
-            Life::Unborn { tasks } => Ok(Birth {
-                into: self.level.v2().map(|v2| v2.0.as_fd()),
+            Life::Unborn { into, tasks } => Ok(Birth {
+                into: into.as_ref().map(AsFd::as_fd),
                 tasks: tasks.iter().map(AsFd::as_fd).collect(),
             }),
             Life::Lived | Life::Killed | Life::Removed => Err(CgroupError::Spent { path: self.first_path() }),
@@ -137,6 +139,24 @@ impl Cgroup {
 
     pub fn usage(&self) -> Result<Usage, CgroupError> {
         self.level.usage()
+    }
+
+    /// Lets the kernel kill one process of it for want of memory, not all at
+    /// once (v2): a zygote's cgroup holds the stub that its leaves live under.
+    pub fn spare_the_others(&self) -> Result<(), CgroupError> {
+        self.level.spare_the_others()
+    }
+
+    /// Whether a process is in it, by what the kernel says of the process.
+    pub fn has_member(&self, pid: i32) -> bool {
+        let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/cgroup")) else { return false };
+        let own = self.first_path();
+        let (name, group) = (own.file_name(), own.parent().and_then(|parent| parent.file_name()));
+        let (Some(name), Some(group)) = (name, group) else { return false };
+        let end = format!("/{}/{}", group.to_string_lossy(), name.to_string_lossy());
+        // The first directory is of v2 where there is one, else of the first v1 hierarchy.
+        let v2 = self.level.v2().is_some();
+        text.lines().any(|line| (line.starts_with("0::") == v2) && line.ends_with(&end))
     }
 
     /// How many processes of it the kernel has killed for want of memory.

@@ -3,6 +3,7 @@
 //! place in the list.
 
 use std::collections::BTreeSet;
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -115,6 +116,19 @@ impl V1 {
         }
         let path = self.dirs[alone.freezer].path().to_owned();
         Err(CgroupError::TooLate { path, state: "empty", bound_ms: EMPTY_BOUND_MS })
+    }
+
+    /// Kills who is in it on v1 and cannot be frozen from here. A number may have
+    /// passed to another process since it was read, so the process is held by a
+    /// pidfd and its number looked up again before it is signalled.
+    pub fn kill_strays(&self) -> Result<(), CgroupError> {
+        for pid in self.members()? {
+            let Ok(process) = hosier_zygote::sys::process::open_pidfd(pid) else { continue };
+            if self.members()?.contains(&pid) {
+                let _ = hosier_zygote::sys::process::kill_pidfd(process.as_fd());
+            }
+        }
+        Ok(())
     }
 
     /// Of every hierarchy: one that moves itself may be in some already.

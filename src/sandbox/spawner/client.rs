@@ -2,17 +2,23 @@
 //! on channels of their own.
 
 use std::collections::HashMap;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hosier_zygote::birth::{Birth, Extent};
+use hosier_zygote::sys::process::kill_pidfd;
+use hosier_zygote::sys::socket::MAX_FDS;
 use hosier_zygote::wire;
 use tokio::sync::{oneshot, watch};
 
 use super::{Ask, Tell};
 use crate::sandbox::channel::Channel;
 use crate::sandbox::{SandboxError, error::About};
+
+/// Longest wait for a fresh process to run its program.
+const START_BOUND: Duration = Duration::from_secs(30);
 
 /// A fresh process, as the worker knows it.
 #[derive(Debug)]
@@ -68,27 +74,40 @@ impl Spawner {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let (sender, started) = oneshot::channel();
         self.0.waiting().insert(id, Waiting::Start(sender));
-        let sent = self.0.channel.send(&wire::encode(&Ask::Start { id, birth }), fds).await;
-        if sent.is_err() {
+        let message = wire::encode(&Ask::Start { id, birth });
+        if message.len() > wire::MAX_MESSAGE || fds.len() > MAX_FDS {
             self.0.waiting().remove(&id);
-            return Err(SandboxError::SpawnerGone);
+            return Err(SandboxError::Protocol("a start larger than a message may be"));
         }
-        started.await.unwrap_or(Err(SandboxError::SpawnerGone))
+        let asked = async {
+            self.0.channel.send(&message, fds).await.map_err(|_| SandboxError::SpawnerGone)?;
+            started.await.unwrap_or(Err(SandboxError::SpawnerGone))
+        };
+        let answer = tokio::time::timeout(START_BOUND, asked).await;
+        let answer = answer.unwrap_or(Err(SandboxError::TimedOut(START_BOUND.as_secs())));
+        if answer.is_err() {
+            // A late answer finds nobody, and its process is killed.
+            self.0.waiting().remove(&id);
+        }
+        answer
     }
 
     /// A user namespace with these ids, in which nobody lives.
     ///
     /// # Errors
-    /// The kernel refuses one, or the spawner is gone.
+    /// The kernel refuses one, or the spawner is gone or does not answer.
     pub async fn map(&self, extents: Vec<Extent>) -> Result<OwnedFd, SandboxError> {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let (sender, mapped) = oneshot::channel();
         self.0.waiting().insert(id, Waiting::Map(sender));
-        if self.0.channel.send(&wire::encode(&Ask::Map { id, extents }), &[]).await.is_err() {
-            self.0.waiting().remove(&id);
-            return Err(SandboxError::SpawnerGone);
-        }
-        mapped.await.unwrap_or(Err(SandboxError::SpawnerGone))
+        let message = wire::encode(&Ask::Map { id, extents });
+        let asked = async {
+            self.0.channel.send(&message, &[]).await.map_err(|_| SandboxError::SpawnerGone)?;
+            mapped.await.unwrap_or(Err(SandboxError::SpawnerGone))
+        };
+        let answer = tokio::time::timeout(START_BOUND, asked).await;
+        self.0.waiting().remove(&id);
+        answer.unwrap_or(Err(SandboxError::TimedOut(START_BOUND.as_secs())))
     }
 
     /// Resolves when the spawner is gone, and with it every sandbox.
@@ -124,13 +143,15 @@ impl Shared {
             Tell::Started { id } => {
                 let (end, ended) = oneshot::channel();
                 let waiting = self.waiting().insert(id, Waiting::End(end));
-                let pidfd = fds.into_iter().next();
-                if let (Some(Waiting::Start(sender)), Some(pidfd)) = (waiting, pidfd)
-                    && let Err(Ok(process)) = sender.send(Ok(Process { pidfd, ended }))
-                {
-                    // Whoever asked has gone away meanwhile.
-                    use std::os::fd::AsFd;
-                    let _ = hosier_zygote::sys::process::kill_pidfd(process.pidfd.as_fd());
+                let Some(pidfd) = fds.into_iter().next() else { return };
+                let process = Process { pidfd, ended };
+                let unwanted = match waiting {
+                    Some(Waiting::Start(sender)) => sender.send(Ok(process)).err().and_then(Result::ok),
+                    _ => Some(process),
+                };
+                // Whoever asked has gone away meanwhile.
+                if let Some(process) = unwanted {
+                    let _ = kill_pidfd(process.pidfd.as_fd());
                 }
             }
             Tell::Mapped { id } => {

@@ -9,6 +9,7 @@ use hosier_zygote::sys::mount::{Attr, FsContext};
 use hosier_zygote::sys::process::{self, CloneOptions, Forked, fork_into};
 use hosier_zygote::sys::socket;
 use hosier_zygote::wire;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Ask, Tell};
@@ -26,6 +27,8 @@ pub struct Leftovers {
     pub mnt: PathBuf,
     /// The run-time directory.
     pub run: PathBuf,
+    /// The worker's own socket, where it has one.
+    pub socket: Option<PathBuf>,
 }
 
 impl Leftovers {
@@ -53,6 +56,14 @@ impl Leftovers {
                 }
                 _ => {}
             },
+        }
+        if let Some(socket) = &self.socket {
+            match std::fs::remove_file(socket) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    wrong.push(format!("{}: {error}", socket.display()));
+                }
+                _ => {}
+            }
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
     }
@@ -98,8 +109,10 @@ fn run(socket: &OwnedFd) {
             .chain(children.iter().map(|child| child.pidfd.as_fd()))
             .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
             .collect();
-        if poll(&mut ready, PollTimeout::NONE).is_err() {
-            continue;
+        match poll(&mut ready, PollTimeout::NONE) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => continue,
+            Err(_) => return,
         }
         let asked = ready[0].any().unwrap_or(false);
         let ended = ready[1..].iter().any(|fd| fd.any().unwrap_or(false));

@@ -5,7 +5,7 @@
 
 use hosier_zygote::leaf;
 use hosier_zygote::serve::{self, Interpreter, Role};
-use hosier_zygote::wire::{Kind, Ready, Response};
+use hosier_zygote::wire::{Ready, Response};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -59,7 +59,7 @@ fn serve_forks(
 /// A fresh leaf says that it stands.
 #[pyfunction]
 fn born() -> PyResult<()> {
-    leaf::send_bare(Kind::Born).map_err(|error| PyOSError::new_err(error.to_string()))
+    leaf::born_fresh().map_err(|error| PyOSError::new_err(error.to_string()))
 }
 
 /// Waits to become a leaf of one function: (function, file, path, env).

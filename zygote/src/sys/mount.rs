@@ -163,7 +163,8 @@ pub fn set_attr(
     let attr = libc::mount_attr {
         attr_set: set.bits(),
         attr_clr: 0,
-        propagation: 0,
+        // What the host mounts later below such a tree must not appear in it.
+        propagation: libc::MS_PRIVATE,
         userns_fd: userns.map_or(0, |fd| fd.as_raw_fd() as u64),
     };
     let mut flags = libc::AT_EMPTY_PATH;

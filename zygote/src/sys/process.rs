@@ -143,6 +143,20 @@ pub fn ignore_children(on: bool) {
     unsafe { libc::signal(libc::SIGCHLD, action) };
 }
 
+/// Gives every signal its default action and unblocks all: what was ignored or
+/// blocked stays so through `execve`, and a worker under `nohup` ignores SIGHUP.
+pub fn default_signals() {
+    // What the kernel takes: handler, flags, restorer, mask. Not through glibc, which
+    // hides its own two signals, 32 and 33, although they can be inherited ignored as well.
+    let default = [0u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: the kernel reads one `sigaction` of 32 bytes with a mask of 8; no
+        // handler is installed. SIGKILL and SIGSTOP answer EINVAL and are default for ever.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), 0, 8) };
+    }
+    let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
+}
+
 /// Sends SIGKILL to every process of this pid namespace but the caller. Only
 /// pid 1 of a namespace may want this.
 pub fn kill_all_others() {
@@ -195,6 +209,17 @@ pub fn close_from(first: RawFd) -> Result<()> {
     // descriptor alive past this call (each caller ends in `exec`, a loop over
     // one named descriptor, or Python code that was told so).
     let done = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
+    check("close_range", done).map(drop)
+}
+
+/// Marks every descriptor from `first` on as close-on-exec.
+///
+/// # Errors
+/// As `close_range(2)`.
+pub fn cloexec_from(first: RawFd) -> Result<()> {
+    // SAFETY: integers only; nothing is closed before an `execve`, which leaves no owner.
+    let done =
+        unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     check("close_range", done).map(drop)
 }
 

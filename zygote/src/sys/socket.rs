@@ -11,8 +11,10 @@ use nix::sys::socket::{
 
 use super::{Named, Result, SysError};
 
-/// Descriptors in one message, at most. The kernel's own bound is 253.
-pub const MAX_FDS: usize = 32;
+/// Descriptors in one message, at most.
+pub const MAX_FDS: usize = 64;
+/// The kernel's own bound (`SCM_MAX_FD`).
+const KERNEL_MAX_FDS: usize = 253;
 
 /// A connected pair whose messages keep their bounds.
 ///
@@ -72,8 +74,10 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd]) -> Result<usize
 /// # Errors
 /// As `recvmsg(2)`.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Received> {
-    // Room for MAX_FDS descriptors and one set of credentials; aligned as cmsghdr wants it.
-    let mut control = [0u64; (24 + MAX_FDS * 4 + 32) / 8 + 1];
+    // Room for as many descriptors as the kernel lets through, and one set of
+    // credentials: those that do not fit would be ours without anybody knowing.
+    // Aligned as cmsghdr wants it.
+    let mut control = [0u64; (24 + KERNEL_MAX_FDS * 4 + 32) / 8 + 1];
     // SAFETY: a view of the same stack memory as bytes.
     let control =
         unsafe { std::slice::from_raw_parts_mut(control.as_mut_ptr().cast::<u8>(), size_of_val(&control)) };
@@ -98,6 +102,10 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Received> {
             ControlMessageOwned::ScmCredentials(credentials) => received.pid = Some(credentials.pid()),
             _ => {}
         }
+    }
+    if received.fds.len() > MAX_FDS {
+        received.fds.clear();
+        received.truncated = true;
     }
     Ok(received)
 }

@@ -1,0 +1,26 @@
+//! The tree of zygotes: which node a function is forked from, how nodes come
+//! and go, and what packages cannot do to it. Packages are PyPI's, from a store
+//! that the tests share; hostile ones are laid into it by hand.
+//!
+//! ```text
+//! tree/shape      a tree file: nodes, siblings, versions, depth
+//! tree/grown      no tree file: it grows itself, within bounds
+//! tree/deaths     nodes that are killed
+//! tree/hostile    packages that misbehave at import
+//! tree/leaves     what a forked leaf is: randomness, hooks, path, pandas
+//! ```
+
+mod support;
+
+#[path = "tree/deaths.rs"]
+mod deaths;
+#[path = "tree/grown.rs"]
+mod grown;
+#[path = "tree/hostile.rs"]
+mod hostile;
+#[path = "tree/leaves.rs"]
+mod leaves;
+#[path = "tree/shape.rs"]
+mod shape;
+#[path = "tree/site.rs"]
+mod site;
