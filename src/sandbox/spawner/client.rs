@@ -43,9 +43,9 @@ struct Shared {
 
 #[derive(Debug)]
 enum Waiting {
-    ForStart(oneshot::Sender<Result<Process, SandboxError>>),
-    ForEnd(oneshot::Sender<i32>),
-    ForMap(oneshot::Sender<Result<OwnedFd, SandboxError>>),
+    Start(oneshot::Sender<Result<Process, SandboxError>>),
+    End(oneshot::Sender<i32>),
+    Map(oneshot::Sender<Result<OwnedFd, SandboxError>>),
 }
 
 impl Spawner {
@@ -73,7 +73,7 @@ impl Spawner {
     pub async fn spawn(&self, birth: Birth, fds: &[RawFd]) -> Result<Process, SandboxError> {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let (sender, started) = oneshot::channel();
-        self.0.waiting().insert(id, Waiting::ForStart(sender));
+        self.0.waiting().insert(id, Waiting::Start(sender));
         let message = wire::encode(&Ask::Start { id, birth });
         if message.len() > wire::MAX_MESSAGE || fds.len() > MAX_FDS {
             self.0.waiting().remove(&id);
@@ -95,16 +95,19 @@ impl Spawner {
     /// A user namespace with these ids, in which nobody lives.
     ///
     /// # Errors
-    /// The kernel refuses one, or the spawner is gone.
+    /// The kernel refuses one, or the spawner is gone or does not answer.
     pub async fn map(&self, extents: Vec<Extent>) -> Result<OwnedFd, SandboxError> {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let (sender, mapped) = oneshot::channel();
-        self.0.waiting().insert(id, Waiting::ForMap(sender));
-        if self.0.channel.send(&wire::encode(&Ask::Map { id, extents }), &[]).await.is_err() {
-            self.0.waiting().remove(&id);
-            return Err(SandboxError::SpawnerGone);
-        }
-        mapped.await.unwrap_or(Err(SandboxError::SpawnerGone))
+        self.0.waiting().insert(id, Waiting::Map(sender));
+        let message = wire::encode(&Ask::Map { id, extents });
+        let asked = async {
+            self.0.channel.send(&message, &[]).await.map_err(|_| SandboxError::SpawnerGone)?;
+            mapped.await.unwrap_or(Err(SandboxError::SpawnerGone))
+        };
+        let answer = tokio::time::timeout(START_BOUND, asked).await;
+        self.0.waiting().remove(&id);
+        answer.unwrap_or(Err(SandboxError::TimedOut(START_BOUND.as_secs())))
     }
 
     /// Resolves when the spawner is gone, and with it every sandbox.
@@ -139,11 +142,11 @@ impl Shared {
         match message {
             Tell::Started { id } => {
                 let (end, ended) = oneshot::channel();
-                let waiting = self.waiting().insert(id, Waiting::ForEnd(end));
+                let waiting = self.waiting().insert(id, Waiting::End(end));
                 let Some(pidfd) = fds.into_iter().next() else { return };
                 let process = Process { pidfd, ended };
                 let unwanted = match waiting {
-                    Some(Waiting::ForStart(sender)) => sender.send(Ok(process)).err().and_then(Result::ok),
+                    Some(Waiting::Start(sender)) => sender.send(Ok(process)).err().and_then(Result::ok),
                     _ => Some(process),
                 };
                 // Whoever asked has gone away meanwhile.
@@ -153,18 +156,18 @@ impl Shared {
             }
             Tell::Mapped { id } => {
                 let waiting = self.waiting().remove(&id);
-                if let (Some(Waiting::ForMap(sender)), Some(namespace)) = (waiting, fds.into_iter().next()) {
+                if let (Some(Waiting::Map(sender)), Some(namespace)) = (waiting, fds.into_iter().next()) {
                     let _ = sender.send(Ok(namespace));
                 }
             }
             // Whoever asked may have gone away meanwhile.
             Tell::Failed { id, failure } => match self.waiting().remove(&id) {
-                Some(Waiting::ForStart(sender)) => drop(sender.send(Err(failure.into()))),
-                Some(Waiting::ForMap(sender)) => drop(sender.send(Err(failure.into()))),
-                Some(Waiting::ForEnd(_)) | None => {}
+                Some(Waiting::Start(sender)) => drop(sender.send(Err(failure.into()))),
+                Some(Waiting::Map(sender)) => drop(sender.send(Err(failure.into()))),
+                Some(Waiting::End(_)) | None => {}
             },
             Tell::Ended { id, status } => {
-                if let Some(Waiting::ForEnd(sender)) = self.waiting().remove(&id) {
+                if let Some(Waiting::End(sender)) = self.waiting().remove(&id) {
                     let _ = sender.send(status);
                 }
             }
