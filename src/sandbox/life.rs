@@ -276,7 +276,11 @@ impl Undertaker {
 /// Kills whoever is in the control group, not only the process that is known:
 /// a zygote may have put others there. Thaws it where that must come first.
 fn end(remains: &mut Remains, bound_ms: u64) -> bool {
-    remains.estate.cgroup.kill().is_ok() && gone(&remains.pidfd, bound_ms)
+    if let Err(error) = remains.estate.cgroup.kill() {
+        // When the worker stops, the spawner may have removed it already.
+        tracing::debug!(%error, "a control group could not be killed");
+    }
+    gone(&remains.pidfd, bound_ms)
 }
 
 fn remove(remains: Remains, stats: &Stats) {

@@ -98,10 +98,8 @@ fn a_node_that_starts_a_thread_after_its_imports_no_longer_serves() {
 #[test]
 fn a_template_below_an_unfit_node_is_not_grown() {
     let pin = fixture("exitsatimport", "import os\nos._exit(0)");
-    let tree = format!(
-        r#"{{"children": [{{"packages": ["exitsatimport"], "children": [{{"packages": ["six"]}}]}}]}}"#
-    );
-    let mut worker = site(Some(&tree));
+    let tree = r#"{"children": [{"packages": ["exitsatimport"], "children": [{"packages": ["six"]}]}]}"#;
+    let mut worker = site(Some(tree));
     probe(&worker, "f", &[&pin, SIX]);
     probe(&worker, "g", &[&pin]);
     worker.up(&[]);
@@ -121,8 +119,8 @@ fn a_leaf_that_plays_zygote_ends_alone() {
     probe(&worker, "good", &[SIX]);
     worker.up(&[]);
     before(&worker, "good", &["six"]);
-    // A leaf that waits for orders gets none, and runs too long.
-    for (play, status) in [("ready(0, [], [])", 502), ("serve_forks()", 504), ("born()", 502)] {
+    // What a zygote says first is no answer of a leaf.
+    for (play, status) in [("serve_forks(0, [], [], False)", 502), ("born()", 502)] {
         let event = serde_json::json!({ "x": format!("__import__('hosier_native').{play}") });
         let answer = worker.call("plays", &event.to_string());
         assert_eq!(
