@@ -38,6 +38,10 @@ const FILES: u64 = 1024;
 /// Leaves of a tree take their ids from here up, inside the tree's range.
 const FIRST_LEAF_ID: u32 = 1_000;
 
+/// What a writable root holds of our own, beside what its sandbox may write.
+const OWN_MIB: u32 = 32;
+const OWN_INODES: u32 = 1024;
+
 /// Longest wait for a process to join its v1 control groups.
 const JOIN_BOUND: Duration = Duration::from_secs(2);
 
@@ -325,8 +329,8 @@ impl Sandboxes {
         let wanted = Wanted {
             network,
             owner,
-            size_mib: self.tuning.tmp_mib,
-            inodes: self.tuning.tmp_inodes,
+            size_mib: self.tuning.tmp_mib.saturating_add(OWN_MIB),
+            inodes: self.tuning.tmp_inodes.saturating_add(OWN_INODES),
             mount_points,
             userns: Some(userns.as_fd()),
         };

@@ -167,7 +167,8 @@ impl Leaf {
             self.await_birth().await?;
         }
         let answer = self.read_header().await?;
-        if answer.kind == Kind::Failed {
+        // Its first steps may fail, up to its handler; later it has none to tell of.
+        if answer.kind == Kind::Failed && id == 1 {
             return Err(self.failure(answer).await?.into());
         }
         if answer.kind != Kind::Answer || answer.id != id {

@@ -1,0 +1,159 @@
+//! What is made ahead of need, away from the path of starts: blanks, control
+//! groups. Runs in the worker.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::Forest;
+use super::entry::{Entry, Tree};
+use crate::zygote::blanks::COLD_AFTER;
+use crate::zygote::{Leaf, ZygoteError};
+
+/// A start that somebody waits for.
+#[derive(Debug)]
+pub struct OnPath(Arc<Busy>);
+
+#[derive(Debug, Default)]
+pub(super) struct Busy {
+    pub(super) starts: AtomicUsize,
+    pub(super) clear: Notify,
+}
+
+impl Drop for OnPath {
+    fn drop(&mut self) {
+        if self.0.starts.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.clear.notify_waiters();
+        }
+    }
+}
+
+impl Forest {
+    pub(super) fn on_path(&self) -> OnPath {
+        self.busy.starts.fetch_add(1, Ordering::SeqCst);
+        OnPath(Arc::clone(&self.busy))
+    }
+
+    /// Makes the blanks that a node lacks, one after the other, away from the path.
+    pub(super) fn replenish(self: &Arc<Self>, tree: &Arc<Tree>, entry: &Arc<Entry>) {
+        if self.parts.blanks == 0 || !self.claim_refill(entry) {
+            return;
+        }
+        let (forest, tree, entry) = (Arc::clone(self), Arc::clone(tree), Arc::clone(entry));
+        tokio::spawn(async move {
+            loop {
+                forest.until_quiet(&entry).await;
+                let made = forest.make_blank(&tree, &entry).await;
+                let mut blanks = entry.blanks();
+                blanks.coming = 0;
+                match made {
+                    Ok(Some((leaf, took))) => {
+                        blanks.demand.refilled(took);
+                        blanks.add(leaf);
+                    }
+                    Ok(None) => return,
+                    Err(error) => {
+                        tracing::warn!(node = entry.id, %error, "a blank could not be made");
+                        return;
+                    }
+                }
+                drop(blanks);
+                if !forest.claim_refill(&entry) {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Whether a blank is lacking and nobody makes one; the caller then does.
+    pub(super) fn claim_refill(&self, entry: &Entry) -> bool {
+        let sandboxes = &self.parts.sandboxes;
+        let free = sandboxes.tuning.max_sandboxes - sandboxes.taken();
+        let mut blanks = entry.blanks();
+        let lacking = blanks.coming == 0 && blanks.lacking(Instant::now(), self.parts.blanks, free) > 0;
+        if lacking {
+            blanks.coming = 1;
+        }
+        lacking
+    }
+
+    /// Waits for the starts on the path, unless none is ready.
+    pub(super) async fn until_quiet(&self, entry: &Entry) {
+        loop {
+            // Listens before it looks, so that no end is missed in between.
+            let mut cleared = std::pin::pin!(self.busy.clear.notified());
+            cleared.as_mut().enable();
+            if self.busy.starts.load(Ordering::SeqCst) == 0 || entry.blanks().len() == 0 {
+                return;
+            }
+            cleared.await;
+        }
+    }
+
+    pub(super) async fn make_blank(
+        self: &Arc<Self>,
+        tree: &Tree,
+        entry: &Entry,
+    ) -> Result<Option<(Leaf, Duration)>, ZygoteError> {
+        let (Some(permit), Some(zygote)) = (self.parts.sandboxes.place(), entry.zygote()) else {
+            return Ok(None);
+        };
+        let begun = Instant::now();
+        let limits = &self.parts.leaf_limits;
+        let (mut leaf, _, _) = self.fork_leaf(tree, &zygote, limits, Some(permit)).await?;
+        leaf.wait_as_blank().await?;
+        let known = if self.parts.prefault { zygote.working_set().prefault() } else { None };
+        if let Some(wanted) = known {
+            leaf.prefault(&wanted).await?;
+        }
+        self.refill_now(tree);
+        Ok(Some((leaf, begun.elapsed())))
+    }
+
+    /// Gives up one blank, of the node that was used least lately; false if there is none.
+    pub async fn give_up_blank(&self) -> bool {
+        for tree in self.trees.lock().await.values() {
+            for entry in tree.entries().iter() {
+                if entry.blanks().take().is_some() {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Lets the blanks of nodes go that were not used lately.
+    pub(super) async fn drop_cold_blanks(&self) {
+        for tree in self.trees.lock().await.values() {
+            for entry in tree.entries().iter() {
+                let mut blanks = entry.blanks();
+                if !blanks.demand.is_hot(Instant::now()) {
+                    blanks.clear();
+                }
+            }
+        }
+    }
+
+    /// Makes control groups for the next starts, away from this one's path.
+    pub(super) fn refill(&self, tree: &Arc<Tree>) {
+        if tree.namespace.lacks() {
+            let namespace = Arc::clone(&tree.namespace);
+            tokio::task::spawn_blocking(move || namespace.refill());
+        }
+    }
+
+    pub(super) fn refill_now(&self, tree: &Tree) {
+        tree.namespace.refill();
+    }
+}
+
+/// Looks now and then for nodes that nobody uses any more.
+pub(super) async fn janitor(forest: Weak<Forest>) {
+    loop {
+        tokio::time::sleep(COLD_AFTER / 4).await;
+        let Some(forest) = forest.upgrade() else { return };
+        forest.drop_cold_blanks().await;
+    }
+}

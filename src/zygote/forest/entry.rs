@@ -1,0 +1,187 @@
+//! An entry: a node that may exist. Its zygote is the process, if it stands. Runs
+//! in the worker.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use hosier_zygote::wire::Step;
+
+use crate::sandbox::{Network, UserNamespace};
+use crate::zygote::blanks::Blanks;
+use crate::zygote::node::Zygote;
+use crate::zygote::select::{Candidate, best};
+use crate::zygote::{Pin, Pins, ZygoteError};
+
+pub(super) struct Tree {
+    pub(super) network: Network,
+    pub(super) namespace: Arc<UserNamespace>,
+    pub(super) entries: Mutex<Vec<Arc<Entry>>>,
+}
+
+pub(super) struct Entry {
+    pub(super) id: u64,
+    pub(super) parent: Option<Arc<Entry>>,
+    /// What it imports itself.
+    pub(super) own: Pins,
+    /// What it and its ancestors can have imported: its sandbox shows no more.
+    pub(super) closure: Pins,
+    pub(super) state: Mutex<State>,
+    /// Held while it is being grown.
+    pub(super) growing: tokio::sync::Mutex<()>,
+    pub(super) blanks: Mutex<Blanks>,
+}
+
+pub(super) struct State {
+    pub(super) zygote: Option<Arc<Zygote>>,
+    /// Measured, ancestors included.
+    pub(super) import_us: Option<u64>,
+    pub(super) deaths: u32,
+    pub(super) unfit: Option<String>,
+    /// When a function last asked for it.
+    pub(super) used: Instant,
+}
+
+impl Tree {
+    pub(super) fn entries(&self) -> MutexGuard<'_, Vec<Arc<Entry>>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn blanks(&self) -> MutexGuard<'_, Blanks> {
+        self.blanks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn zygote(&self) -> Option<Arc<Zygote>> {
+        self.state().zygote.clone()
+    }
+
+    pub(super) fn touch(&self) {
+        self.state().used = Instant::now();
+    }
+
+    /// Whether it can serve: it stands, or nothing speaks against growing it and what it grows from.
+    pub(super) fn may_serve(&self) -> bool {
+        let fit = |entry: &Entry| entry.parent.is_none() || entry.state().unfit.is_none();
+        let path = std::iter::successors(Some(self), |entry| entry.parent.as_deref());
+        self.zygote().is_some() || path.into_iter().all(fit)
+    }
+
+    /// Takes a growth's failure in: what its imports did makes it unfit for good, what
+    /// the worker could not do does not.
+    pub(super) fn judge(&self, error: ZygoteError) -> ZygoteError {
+        let reason = match error {
+            _ if self.parent.is_none() => return error,
+            ZygoteError::Unfit { reason, .. } => reason,
+            ZygoteError::Died { .. } => "it ended during its imports".to_owned(),
+            ZygoteError::Protocol { .. } => "it said what it must not during its imports".to_owned(),
+            ZygoteError::TimedOut { bound_s, .. } => {
+                format!("its imports took longer than the {bound_s} s of zygote.grow_timeout_s")
+            }
+            other => return other,
+        };
+        tracing::warn!(node = self.id, reason, "a node is unfit");
+        self.state().unfit = Some(reason.clone());
+        ZygoteError::Unfit { node: self.id, reason }
+    }
+
+    /// The root first, this entry last.
+    pub(super) fn path(self: &Arc<Self>) -> Vec<Arc<Entry>> {
+        let mut path = vec![Arc::clone(self)];
+        while let Some(parent) = path.last().and_then(|entry| entry.parent.clone()) {
+            path.push(parent);
+        }
+        path.reverse();
+        path
+    }
+}
+
+/// Takes a node out of service that cannot fork any more; false if it still can. A
+/// node that died is grown again once; then its functions go elsewhere.
+pub(super) fn lost(entry: &Entry, zygote: &Arc<Zygote>, error: &ZygoteError) -> bool {
+    let threads = matches!(error, ZygoteError::Refused { failure, .. } if failure.step == Step::Threads);
+    if !threads && !error.lost_node() {
+        return false;
+    }
+    tracing::warn!(node = entry.id, %error, "a node is lost");
+    let mut state = entry.state();
+    // Perhaps another start saw it first, and it was grown again.
+    if state.zygote.as_ref().is_some_and(|known| Arc::ptr_eq(known, zygote)) {
+        state.zygote = None;
+        state.deaths += 1;
+        // The root is what all else depends on: it is always grown again.
+        if entry.parent.is_some() && threads {
+            state.unfit = Some("it has more than one thread".to_owned());
+        } else if entry.parent.is_some() && state.deaths > 1 {
+            state.unfit = Some(format!("it died {} times; the last: {error}", state.deaths));
+        }
+    }
+    true
+}
+
+/// Which nodes are looked at.
+#[derive(PartialEq)]
+pub(super) enum Grown {
+    Only,
+    OrNot,
+}
+
+pub(super) fn choose(entries: &[Arc<Entry>], pins: &Pins, grown: Grown) -> Arc<Entry> {
+    let may_serve = |entry: &Entry| match grown {
+        Grown::Only => entry.zygote().is_some(),
+        Grown::OrNot => entry.may_serve(),
+    };
+    let candidates = entries.iter().map(|entry| {
+        let unfit = !may_serve(entry);
+        let import_us = entry.state().import_us;
+        Candidate { id: entry.id, closure: &entry.closure, import_us, unfit }
+    });
+    let chosen = best(candidates, pins);
+    let found = entries.iter().find(|entry| Some(entry.id) == chosen);
+    // The root asks for nothing and so fits everything.
+    Arc::clone(found.unwrap_or(&entries[0]))
+}
+
+pub(super) fn draw(text: &mut String, entries: &[Arc<Entry>], parent: Option<u64>, depth: usize) {
+    for entry in entries.iter().filter(|entry| entry.parent.as_ref().map(|p| p.id) == parent) {
+        let state = entry.state();
+        let packages: Vec<_> = entry.own.iter().map(Pin::to_string).collect();
+        text.push_str(&format!("{}zygote {}", "  ".repeat(depth), entry.id));
+        text.push_str(&format!(" [{}]", packages.join(" ")));
+        match (&state.zygote, &state.unfit) {
+            (_, Some(reason)) => text.push_str(&format!(" unfit: {reason}")),
+            (None, None) => text.push_str(" dormant"),
+            (Some(zygote), None) => text.push_str(&format!(
+                " sandbox {} forks={} blanks={} mem={} KiB imports={} ms",
+                zygote.sandbox(),
+                zygote.forks.load(Ordering::Relaxed),
+                entry.blanks().len(),
+                zygote.memory() / 1024,
+                state.import_us.unwrap_or(0) / 1000,
+            )),
+        }
+        if let Some(zygote) = &state.zygote {
+            match (&zygote.ready.solid, &zygote.ready.not_solid) {
+                (Some(solid), _) => text.push_str(&format!(
+                    " solid={} KiB in {} mappings, {} left",
+                    solid.bytes / 1024,
+                    solid.moved,
+                    solid.left
+                )),
+                (None, Some(failure)) => text.push_str(&format!(" not solid: {failure}")),
+                (None, None) => {}
+            }
+            for (module, reason) in &zygote.ready.failed {
+                text.push_str(&format!("\n{}  {module} failed: {reason}", "  ".repeat(depth)));
+            }
+        }
+        text.push('\n');
+        drop(state);
+        draw(text, entries, Some(entry.id), depth + 1);
+    }
+}

@@ -1,0 +1,175 @@
+//! Grows nodes, root to leaf. Runs in the worker.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hosier_zygote::wire::Imports;
+
+use super::entry::{Entry, Grown, Tree, choose, lost};
+use super::{Forest, paths};
+use crate::sandbox::{Order, Purpose};
+use crate::zygote::node::Zygote;
+use crate::zygote::{Pins, ZygoteError};
+
+/// Rounds of one choice, at most: each finds a node unfit or a parent lost.
+const ROUNDS: usize = 40;
+/// How long a dying parent may take to be seen dead after its child.
+const DEATH_BOUND: Duration = Duration::from_millis(100);
+
+impl Forest {
+    /// The best node that stands, grown if need be; at worst the root.
+    pub(super) async fn usable(
+        self: &Arc<Self>,
+        tree: &Arc<Tree>,
+        pins: &Pins,
+    ) -> Result<(Arc<Entry>, Arc<Zygote>), ZygoteError> {
+        for _ in 0..ROUNDS {
+            let entry = self.plan(tree, pins);
+            match self.standing(tree, &entry).await {
+                Ok(zygote) => return Ok((entry, zygote)),
+                // The root has none above it.
+                Err(error) if entry.parent.is_none() => return Err(error),
+                // The next round finds another, or grows the parent again.
+                Err(ZygoteError::LostParent { .. } | ZygoteError::Unfit { .. }) => {}
+                Err(error) => {
+                    tracing::warn!(node = entry.id, %error, "a node is passed over");
+                    break;
+                }
+            }
+        }
+        let entry = choose(&tree.entries(), pins, Grown::Only);
+        let zygote = self.standing(tree, &entry).await?;
+        Ok((entry, zygote))
+    }
+
+    /// The zygote of an entry. Where it does not stand, it is grown from the nearest
+    /// ancestor that does.
+    pub(super) async fn standing(
+        self: &Arc<Self>,
+        tree: &Arc<Tree>,
+        entry: &Arc<Entry>,
+    ) -> Result<Arc<Zygote>, ZygoteError> {
+        let path = entry.path();
+        let nearest = path.iter().rposition(|entry| entry.zygote().is_some()).unwrap_or(0);
+        let mut above = None;
+        for entry in &path[nearest..] {
+            let standing = self.ensure(tree, entry, above).await?;
+            above = Some(standing);
+        }
+        above.ok_or(ZygoteError::Died { node: entry.id })
+    }
+
+    pub(super) async fn ensure(
+        self: &Arc<Self>,
+        tree: &Arc<Tree>,
+        entry: &Arc<Entry>,
+        parent: Option<Arc<Zygote>>,
+    ) -> Result<Arc<Zygote>, ZygoteError> {
+        if let Some(zygote) = entry.zygote() {
+            return Ok(zygote);
+        }
+        // A growth goes on if the request that began it is given up.
+        let (forest, tree, grown) = (Arc::clone(self), Arc::clone(tree), Arc::clone(entry));
+        let growing = tokio::spawn(async move {
+            let _alone = grown.growing.lock().await;
+            // Others waited for the same growth, or for its failure.
+            let (zygote, unfit) = {
+                let state = grown.state();
+                (state.zygote.clone(), state.unfit.clone())
+            };
+            match (zygote, unfit) {
+                (Some(zygote), _) => Ok(zygote),
+                (None, Some(reason)) => Err(ZygoteError::Unfit { node: grown.id, reason }),
+                (None, None) => forest.grow(&tree, &grown, parent).await.map_err(|error| grown.judge(error)),
+            }
+        });
+        growing.await.unwrap_or(Err(ZygoteError::Died { node: entry.id }))
+    }
+
+    pub(super) async fn grow(
+        self: &Arc<Self>,
+        tree: &Tree,
+        entry: &Entry,
+        parent: Option<Arc<Zygote>>,
+    ) -> Result<Arc<Zygote>, ZygoteError> {
+        if parent.is_none() && entry.parent.is_some() {
+            return Err(ZygoteError::LostParent { node: entry.id });
+        }
+        let parts = &self.parts;
+        let permit = match &parent {
+            // The root takes no place: without it there is no leaf to take one.
+            None => None,
+            Some(_) => Some(parts.sandboxes.place().ok_or_else(|| parts.sandboxes.full())?),
+        };
+        let cell = parts.sandboxes.cell(Order {
+            purpose: Purpose::Zygote,
+            namespace: Some(&tree.namespace),
+            network: tree.network,
+            limits: &parts.limits,
+            permit,
+            writable: None,
+        });
+        let mut cell = cell.await?;
+        let begun = Instant::now();
+        let imports = Imports {
+            path: paths(&entry.closure),
+            modules: entry.own.iter().flat_map(|pin| parts.packages.modules(pin)).collect(),
+            gc_freeze: parts.gc_freeze,
+            solidify: parts.solidify,
+        };
+        let zygote = match parent {
+            None => {
+                let python = &parts.python;
+                let bound = parts.grow_bound;
+                Zygote::root(entry.id, &parts.sandboxes, &tree.namespace, cell, python, &imports, bound)
+                    .await?
+            }
+            Some(parent) => {
+                let view = self.view(&entry.closure)?;
+                cell.mount("packages", view.open()?);
+                let lost_parent = |error: &ZygoteError| {
+                    entry.parent.as_ref().is_some_and(|above| lost(above, &parent, error))
+                };
+                let started = match parent.grow(&parts.sandboxes, cell, imports).await {
+                    Err(error) if lost_parent(&error) => {
+                        return Err(ZygoteError::LostParent { node: entry.id });
+                    }
+                    started => started?,
+                };
+                match Zygote::stand(entry.id, started, Some(Arc::clone(&parent)), parts.grow_bound).await {
+                    // A parent's stub takes what it grew along: that is no fault of the child's.
+                    Err(error @ ZygoteError::Died { .. }) if parent.is_gone(DEATH_BOUND).await => {
+                        lost_parent(&error);
+                        return Err(ZygoteError::LostParent { node: entry.id });
+                    }
+                    stood => stood?,
+                }
+            }
+        };
+        Ok(self.stood(entry, zygote, begun.elapsed()))
+    }
+
+    pub(super) fn stood(&self, entry: &Entry, zygote: Zygote, took: Duration) -> Arc<Zygote> {
+        let ready = &zygote.ready;
+        tracing::info!(
+            node = entry.id,
+            parent = entry.parent.as_ref().map(|parent| parent.id),
+            packages = entry.own.len(),
+            import_ms = ready.import_us / 1000,
+            took_ms = took.as_millis() as u64,
+            "node stands"
+        );
+        if let Some(failure) = &ready.not_solid {
+            tracing::warn!(node = entry.id, %failure, "node is not solid");
+        }
+        for (module, reason) in &ready.failed {
+            tracing::warn!(node = entry.id, module, reason, "a module could not be imported");
+        }
+        let above = entry.parent.as_ref().and_then(|parent| parent.state().import_us).unwrap_or(0);
+        let mut state = entry.state();
+        state.import_us = Some(above + ready.import_us);
+        let zygote = Arc::new(zygote);
+        state.zygote = Some(Arc::clone(&zygote));
+        zygote
+    }
+}

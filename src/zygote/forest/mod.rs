@@ -1,0 +1,350 @@
+//! All trees, one a network. Runs in the worker.
+//!
+//! ```text
+//! start(need):  plan ─▶ best node ─▶ grow it, root to leaf ─▶ fork ─▶ specialize
+//!                 │                      │                     │
+//!        template or the pins      fails: its parent     node died: grown again,
+//!        themselves name nodes     serves instead        once; else its parent
+//! ```
+//!
+//! An entry is a node that may exist; its zygote is the process, if it stands.
+//!
+//! ```text
+//! Dormant ──grow──▶ Standing ──died──▶ Dormant (once more) ──died──▶ Unfit
+//!    └──────────── its imports fail it ──────────────────────────────▶ Unfit(reason)
+//! ```
+//!
+//! | file | is |
+//! |---|---|
+//! | `plan` | which nodes may serve some pins, and the best of them |
+//! | `grow` | a node's zygote, its ancestors grown first |
+//! | `entry` | a node that may exist, and its state |
+//! | `ahead` | blanks and control groups, made while nobody waits |
+//!
+//! What is not the node's fault (no place is free, say) passes it over for one start.
+
+mod ahead;
+mod entry;
+mod grow;
+mod plan;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use hosier_zygote::birth::{Pid1, Role};
+use hosier_zygote::wire::{Confinement, Handler, Specialize};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::node::{self, Zygote};
+use super::{Leaf, Pin, Pins, Template, ZygoteError};
+use crate::sandbox::{Limits, Network, Order, Program, Purpose, Sandboxes, View, open_sealed};
+use crate::stats::Stats;
+pub use ahead::OnPath;
+use ahead::{Busy, janitor};
+use entry::{Entry, Tree, draw, lost};
+
+/// Attempts of one start, at most: each finds one dead node, and a path is no longer than this.
+const ATTEMPTS: usize = 20;
+/// Longest wait for another place, where a fork failed and its own went with it.
+const PLACE_BOUND: Duration = Duration::from_secs(5);
+
+/// What the zygote floor must know of packages on disk; the floor above has them.
+pub trait Packages: Send + Sync {
+    /// The directory of an installed package.
+    fn directory(&self, pin: &Pin) -> PathBuf;
+    /// Its top-level modules.
+    fn modules(&self, pin: &Pin) -> Vec<String>;
+    /// Normalised names of what it depends on.
+    fn requires(&self, pin: &Pin) -> Vec<String>;
+}
+
+/// What a forest is made of.
+pub struct ForestParts {
+    pub sandboxes: Arc<Sandboxes>,
+    pub packages: Arc<dyn Packages>,
+    pub stats: Arc<Stats>,
+    /// `None`: the tree grows itself.
+    pub template: Option<Template>,
+    /// Off: every start is fresh.
+    pub enabled: bool,
+    pub python: String,
+    /// Limits of a zygote.
+    pub limits: Limits,
+    /// Limits that most leaves will have.
+    pub leaf_limits: Limits,
+    pub grow_bound: Duration,
+    pub max_nodes: usize,
+    pub gc_freeze: bool,
+    pub solidify: bool,
+    /// Blanks that one node keeps, at most; 0 is off.
+    pub blanks: usize,
+    /// Blanks populate the pages that earlier leaves touched.
+    pub prefault: bool,
+    /// Leaves may write anywhere.
+    pub writable_root: bool,
+}
+
+/// What a function needs of a start.
+pub struct Need<'a> {
+    pub pins: &'a Pins,
+    pub network: Network,
+    pub limits: &'a Limits,
+    pub code: &'a Path,
+    pub function: &'a str,
+    /// Entry file below the code directory.
+    pub file: &'a str,
+    pub env: &'a [(String, String)],
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// What the steps of a start cost that the worker itself took.
+#[derive(Debug)]
+pub struct Spent {
+    /// Nothing is prepared ahead of need beside this start while this lives.
+    pub on_path: OnPath,
+    /// Finding, and perhaps growing, the node.
+    pub node: Duration,
+    pub cgroup: Duration,
+}
+
+/// The trees of a running worker.
+pub struct Forest {
+    parts: ForestParts,
+    trees: tokio::sync::Mutex<HashMap<Network, Arc<Tree>>>,
+    views: Mutex<HashMap<Pins, Weak<View>>>,
+    next: AtomicU64,
+    busy: Arc<Busy>,
+}
+
+impl Forest {
+    pub fn new(parts: ForestParts) -> Self {
+        Self {
+            parts,
+            trees: Default::default(),
+            views: Mutex::default(),
+            next: AtomicU64::new(1),
+            busy: Arc::default(),
+        }
+    }
+
+    /// Starts a leaf of a function.
+    ///
+    /// # Errors
+    /// No sandbox could be made.
+    pub async fn start(self: &Arc<Self>, need: Need<'_>) -> Result<(Leaf, Spent), ZygoteError> {
+        let begun = Instant::now();
+        let started = if self.parts.enabled { self.forked(need).await } else { self.fresh(need).await };
+        self.parts.stats.record("Create()", begun.elapsed());
+        started
+    }
+
+    async fn forked(self: &Arc<Self>, need: Need<'_>) -> Result<(Leaf, Spent), ZygoteError> {
+        let on_path = self.on_path();
+        let view = self.view(need.pins)?;
+        let begun = Instant::now();
+        let tree = self.tree(need.network).await?;
+        let mut permit = Some(need.permit);
+        let mut last = None;
+        // A node may die between its choice and its fork; each attempt has a new one.
+        for _ in 0..ATTEMPTS {
+            let (entry, zygote) = self.usable(&tree, need.pins).await?;
+            let node = begun.elapsed();
+            entry.blanks().demand.started(Instant::now());
+            let (mut leaf, confinement, cgroup) = match self.ready_blank(&entry, need.limits) {
+                Some(leaf) => {
+                    let confinement = self.parts.sandboxes.confinement_of(leaf.sandbox());
+                    (leaf, confinement, Duration::ZERO)
+                }
+                None => match self.fork_leaf(&tree, &zygote, need.limits, permit.take()).await {
+                    Ok(forked) => forked,
+                    Err(error) if lost(&entry, &zygote, &error) => {
+                        // The first went with its cell.
+                        permit = Some(self.parts.sandboxes.wait_for_place(PLACE_BOUND).await?);
+                        last = Some(error);
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                },
+            };
+            let message = Specialize {
+                targets: vec!["packages".to_owned(), "handler".to_owned()],
+                confinement: Some(confinement),
+                handler: handler(need.env, need.pins, need.function, need.file),
+            };
+            let mounts = [view.open()?, open_sealed(need.code)?];
+            match leaf.specialize(&message, &mounts).await {
+                Ok(()) => {}
+                // A blank that died while it waited costs no request.
+                Err(_) if leaf.was_blank() => continue,
+                Err(error) => return Err(leaf.last_word(error).await.into()),
+            }
+            leaf.sandbox_mut().keep(view);
+            self.refill(&tree);
+            self.replenish(&tree, &entry);
+            return Ok((leaf, Spent { on_path, node, cgroup }));
+        }
+        Err(last.unwrap_or(ZygoteError::Died { node: 0 }))
+    }
+
+    /// A leaf that stood ready, with these limits.
+    fn ready_blank(&self, entry: &Entry, limits: &Limits) -> Option<Leaf> {
+        let mut leaf = entry.blanks().take()?;
+        leaf.sandbox_mut().set_limits(limits).ok()?;
+        leaf.taken();
+        Some(leaf)
+    }
+
+    async fn fork_leaf(
+        self: &Arc<Self>,
+        tree: &Tree,
+        zygote: &Arc<Zygote>,
+        limits: &Limits,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<(Leaf, Confinement, Duration), ZygoteError> {
+        let begun = Instant::now();
+        let cell = self.parts.sandboxes.cell(Order {
+            purpose: Purpose::Leaf,
+            namespace: Some(&tree.namespace),
+            network: tree.network,
+            limits,
+            permit,
+            writable: self.parts.writable_root.then_some(&[]),
+        });
+        let cell = cell.await?;
+        let confinement = self.parts.sandboxes.confinement(&cell, Purpose::Leaf);
+        let cgroup = cell.cgroup_time;
+        let started = self.fork(zygote, cell).await?;
+        Ok((Leaf::new(started, Some(Arc::clone(zygote)), begun), confinement, cgroup))
+    }
+
+    /// In a task of its own: a fork must not be given up halfway.
+    async fn fork(
+        self: &Arc<Self>,
+        zygote: &Arc<Zygote>,
+        cell: crate::sandbox::Cell,
+    ) -> Result<crate::sandbox::Started, ZygoteError> {
+        let (zygote, sandboxes) = (Arc::clone(zygote), Arc::clone(&self.parts.sandboxes));
+        let node = zygote.id;
+        let forking = tokio::spawn(async move { zygote.fork(&sandboxes, cell).await });
+        forking.await.unwrap_or(Err(ZygoteError::Died { node }))
+    }
+
+    async fn fresh(&self, need: Need<'_>) -> Result<(Leaf, Spent), ZygoteError> {
+        let view = self.view(need.pins)?;
+        let begun = Instant::now();
+        let sandboxes = &self.parts.sandboxes;
+        let cell = sandboxes.cell(Order {
+            purpose: Purpose::Leaf,
+            namespace: None,
+            network: need.network,
+            limits: need.limits,
+            permit: Some(need.permit),
+            writable: self.parts.writable_root.then_some(&[]),
+        });
+        let mut cell = cell.await?;
+        cell.mount("packages", view.open()?);
+        cell.mount("handler", open_sealed(need.code)?);
+        let spent = Spent { on_path: self.on_path(), node: Duration::ZERO, cgroup: cell.cgroup_time };
+        let program = Program {
+            pid1: Pid1::Program,
+            role: Role::Confined(sandboxes.confinement(&cell, Purpose::Leaf)),
+            argv: node::interpreter(&self.parts.python, BOOT_LEAF),
+            env: &[("LANG".to_owned(), "C.UTF-8".to_owned())],
+        };
+        let mut leaf = Leaf::new(sandboxes.spawn(cell, program, None).await?, None, begun);
+        let message = Specialize {
+            targets: Vec::new(),
+            confinement: None,
+            handler: handler(need.env, need.pins, need.function, need.file),
+        };
+        if let Err(error) = leaf.specialize(&message, &[]).await {
+            return Err(leaf.last_word(error).await.into());
+        }
+        leaf.sandbox_mut().keep(view);
+        Ok((leaf, spent))
+    }
+
+    async fn tree(&self, network: Network) -> Result<Arc<Tree>, ZygoteError> {
+        let mut trees = self.trees.lock().await;
+        if let Some(tree) = trees.get(&network) {
+            return Ok(Arc::clone(tree));
+        }
+        let namespace = self.parts.sandboxes.user_namespace(trees.len(), self.parts.leaf_limits)?;
+        let root = self.entry(None, Pins::new(), Pins::new());
+        let tree = Arc::new(Tree { network, namespace, entries: Mutex::new(vec![root]) });
+        trees.insert(network, Arc::clone(&tree));
+        Ok(tree)
+    }
+
+    /// The mounts of a set of packages, shared by all who need the same.
+    fn view(&self, pins: &Pins) -> Result<Arc<View>, ZygoteError> {
+        let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(view) = views.get(pins).and_then(Weak::upgrade) {
+            return Ok(view);
+        }
+        views.retain(|_, view| view.strong_count() > 0);
+        let entries: Vec<_> =
+            pins.iter().map(|pin| (self.parts.packages.directory(pin), pin.to_string())).collect();
+        let view = View::new(&self.parts.sandboxes.base, &entries)?;
+        views.insert(pins.clone(), Arc::downgrade(&view));
+        Ok(view)
+    }
+
+    /// Grows the roots of a network ahead of its first request.
+    ///
+    /// # Errors
+    /// The root could not be grown: no function could either.
+    pub async fn plant(self: &Arc<Self>, network: Network) -> Result<(), ZygoteError> {
+        if self.parts.enabled {
+            let tree = self.tree(network).await?;
+            let root = Arc::clone(&tree.entries()[0]);
+            self.standing(&tree, &root).await?;
+            let namespace = Arc::clone(&tree.namespace);
+            let _ = tokio::task::spawn_blocking(move || namespace.refill()).await;
+            tokio::spawn(janitor(Arc::downgrade(self)));
+        }
+        Ok(())
+    }
+
+    /// A leaf gave its first answer: what looks at the pages that this took, if
+    /// that is still of interest. It blocks; the leaf must live until it ends.
+    pub fn observer(&self, leaf: &Leaf) -> Option<Box<dyn FnOnce() + Send>> {
+        let wanted = self.parts.prefault && self.parts.blanks > 0;
+        if wanted { leaf.observer() } else { None }
+    }
+
+    /// Lets every zygote go.
+    pub async fn fell(&self) {
+        for tree in self.trees.lock().await.values() {
+            for entry in tree.entries().iter() {
+                entry.blanks().clear();
+                entry.state().zygote = None;
+            }
+        }
+    }
+
+    /// The trees as text, a node a line.
+    pub async fn picture(&self) -> String {
+        let mut text = String::new();
+        for tree in self.trees.lock().await.values() {
+            text.push_str(&format!("tree (network {:?})\n", tree.network));
+            let entries = tree.entries().clone();
+            draw(&mut text, &entries, None, 1);
+        }
+        text
+    }
+}
+
+/// What a fresh leaf's interpreter runs.
+const BOOT_LEAF: &str = "import sys; sys.path.append('/hosier'); import hosier_leaf as l; l.fresh()";
+
+fn paths(pins: &Pins) -> Vec<String> {
+    pins.iter().map(|pin| format!("/packages/{pin}/files")).collect()
+}
+
+fn handler(env: &[(String, String)], pins: &Pins, function: &str, file: &str) -> Handler {
+    Handler { function: function.to_owned(), file: file.to_owned(), path: paths(pins), env: env.to_vec() }
+}

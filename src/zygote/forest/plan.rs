@@ -1,0 +1,113 @@
+//! Names the nodes that may serve a set of pins, and picks one. Runs in the worker.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use super::Forest;
+use super::entry::{Entry, Grown, State, Tree, choose};
+use crate::zygote::evict::{Kept, victim};
+use crate::zygote::{Pin, Pins, Template};
+
+impl Forest {
+    /// Names the nodes that may serve these pins, and picks one.
+    pub(super) fn plan(&self, tree: &Tree, pins: &Pins) -> Arc<Entry> {
+        let mut entries = tree.entries();
+        match &self.parts.template {
+            Some(template) => {
+                let root = Arc::clone(&entries[0]);
+                self.instantiate(template, &root, pins, &mut entries);
+            }
+            None => match entries.iter().find(|entry| &entry.closure == pins) {
+                Some(known) => known.touch(),
+                None => {
+                    let parent = choose(&entries, pins, Grown::OrNot);
+                    if self.make_room(&mut entries) {
+                        let own = pins.difference(&parent.closure).cloned().collect();
+                        entries.push(self.entry(Some(parent), own, pins.clone()));
+                    }
+                }
+            },
+        }
+        choose(&entries, pins, Grown::OrNot)
+    }
+
+    /// Whether there is room for another node: where there is none, one that nothing depends on goes.
+    pub(super) fn make_room(&self, entries: &mut Vec<Arc<Entry>>) -> bool {
+        if entries.len() < self.parts.max_nodes {
+            return true;
+        }
+        let kept = entries.iter().map(|entry| {
+            let state = entry.state();
+            // Others that hold it are its children and starts under way; a zygote's are its leaves.
+            let held = entry.parent.is_none()
+                || Arc::strong_count(entry) > 1
+                || state.zygote.as_ref().is_some_and(|zygote| Arc::strong_count(zygote) > 1);
+            Kept { id: entry.id, used: state.used, held }
+        });
+        let Some(id) = victim(kept) else { return false };
+        tracing::info!(node = id, "a node makes room for another");
+        entries.retain(|entry| entry.id != id);
+        true
+    }
+
+    /// Walks the template along every node whose packages are all pinned.
+    pub(super) fn instantiate(
+        &self,
+        template: &Template,
+        parent: &Arc<Entry>,
+        pins: &Pins,
+        entries: &mut Vec<Arc<Entry>>,
+    ) {
+        for child in &template.children {
+            let Some(own) = child.matched(pins) else { continue };
+            let closure = self.with_dependencies(&parent.closure, &own, pins);
+            let found = entries.iter().find(|entry| {
+                entry.closure == closure
+                    && entry.own == own
+                    && entry.parent.as_ref().is_some_and(|p| p.id == parent.id)
+            });
+            let node = match found.cloned() {
+                Some(node) => {
+                    node.touch();
+                    node
+                }
+                None if !self.make_room(entries) => return,
+                None => {
+                    let node = self.entry(Some(Arc::clone(parent)), own, closure);
+                    entries.push(Arc::clone(&node));
+                    node
+                }
+            };
+            self.instantiate(child, &node, pins, entries);
+        }
+    }
+
+    /// A parent's closure and some packages, with what they depend on as far as it is pinned.
+    pub(super) fn with_dependencies(&self, base: &Pins, own: &Pins, pins: &Pins) -> Pins {
+        let mut closure = base.clone();
+        let mut open: Vec<Pin> = own.iter().cloned().collect();
+        while let Some(pin) = open.pop() {
+            let names: BTreeSet<String> = self.parts.packages.requires(&pin).into_iter().collect();
+            if closure.insert(pin) {
+                open.extend(pins.iter().filter(|pin| names.contains(pin.name())).cloned());
+            }
+        }
+        closure
+    }
+
+    pub(super) fn entry(&self, parent: Option<Arc<Entry>>, own: Pins, closure: Pins) -> Arc<Entry> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let state = State { zygote: None, import_us: None, deaths: 0, unfit: None, used: Instant::now() };
+        Arc::new(Entry {
+            id,
+            parent,
+            own,
+            closure,
+            state: state.into(),
+            growing: Default::default(),
+            blanks: Mutex::default(),
+        })
+    }
+}
