@@ -28,6 +28,9 @@ use crate::zygote::{Forest, Leaf, Need, Reply, Spent, ZygoteError};
 /// Longest wait for a place among `max_sandboxes`.
 const PLACE_BOUND: Duration = Duration::from_secs(5);
 
+/// Sandboxes that one request may lose before anything of its function ran.
+const LOST_LEAVES: u32 = 3;
+
 /// What all instances of a worker share.
 #[derive(Clone)]
 pub struct Shared {
@@ -155,22 +158,30 @@ impl Task {
     }
 
     async fn answer(&mut self, invocation: &Invocation, mut timings: Timings) -> Result<Answer, InvokeError> {
-        let (mut leaf, start, spent) = self.leaf().await?;
-        let bound = Duration::from_secs(self.limits.runtime_sec.into());
         let request = Request {
             method: invocation.method.clone(),
             path: invocation.path.clone(),
             query: invocation.query.clone(),
             headers: invocation.headers.clone(),
         };
-        let called = tokio::time::timeout(bound, leaf.call(&request, &invocation.body)).await;
-        let reply = match called {
-            Ok(Ok(reply)) => reply,
-            Ok(Err(error)) => return Err(self.explain(error, *leaf).await),
-            Err(_elapsed) => {
-                leaf.sandbox().kill();
-                let limit_s = self.limits.runtime_sec;
-                return Err(InvokeError::TimedOut { function: self.name(), limit_s });
+        let bound = Duration::from_secs(self.limits.runtime_sec.into());
+        let mut lost = 0;
+        let (leaf, start, spent, reply) = loop {
+            let (mut leaf, start, spent) = self.leaf().await?;
+            match tokio::time::timeout(bound, leaf.call(&request, &invocation.body)).await {
+                Ok(Ok(reply)) => break (leaf, start, spent, reply),
+                // It died before anything of the function ran: another one serves.
+                Ok(Err(SandboxError::Ended))
+                    if !leaf.has_begun() && leaf.sandbox().oom_kills() == 0 && lost < LOST_LEAVES =>
+                {
+                    lost += 1;
+                }
+                Ok(Err(error)) => return Err(self.explain(error, *leaf).await),
+                Err(_elapsed) => {
+                    leaf.sandbox().kill();
+                    let limit_s = self.limits.runtime_sec;
+                    return Err(InvokeError::TimedOut { function: self.name(), limit_s });
+                }
             }
         };
         let mut observer = None;
@@ -293,11 +304,10 @@ enum Event {
 
 /// The steps of a start, as far as they follow each other on the request's path.
 fn break_down(timings: &mut Timings, leaf: &Leaf, spent: &Spent, reply: &Reply) {
-    let (begun, born) = leaf.birth();
+    let (begun, born, specialized) = leaf.birth();
     let born = born.unwrap_or(begun);
-    let micros = |value: u32| Duration::from_micros(value.into());
-    let (import, exec) = (micros(reply.response.import_us), micros(reply.response.exec_us));
-    let inside = born.elapsed().saturating_sub(import).saturating_sub(exec);
+    let inside = specialized.unwrap_or(born).duration_since(born);
+    let import = Duration::from_micros(reply.response.import_us.into());
     timings.0.extend([
         ("node", spent.node),
         ("cgroup", spent.cgroup),

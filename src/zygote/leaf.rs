@@ -31,6 +31,7 @@ pub struct Leaf {
     channel: Channel,
     output: Option<Output>,
     born: Option<Instant>,
+    specialized: Option<Instant>,
     begun: Instant,
     /// It was forked ahead of need.
     blank: bool,
@@ -48,7 +49,17 @@ pub struct Reply {
 impl Leaf {
     pub(super) fn new(started: Started, zygote: Option<Arc<Zygote>>, begun: Instant) -> Self {
         let Started { sandbox, channel, output, .. } = started;
-        Self { sandbox, channel, output: Some(output), born: None, begun, blank: false, next: 1, zygote }
+        Self {
+            sandbox,
+            channel,
+            output: Some(output),
+            born: None,
+            specialized: None,
+            begun,
+            blank: false,
+            next: 1,
+            zygote,
+        }
     }
 
     pub fn sandbox(&self) -> &Sandbox {
@@ -69,9 +80,15 @@ impl Leaf {
         self.output.take()
     }
 
-    /// When its start was asked for and when it stood behind its walls.
-    pub fn birth(&self) -> (Instant, Option<Instant>) {
-        (self.begun, self.born)
+    /// When its start was asked for, when it stood behind its walls, and when it
+    /// began to load its handler.
+    pub fn birth(&self) -> (Instant, Option<Instant>, Option<Instant>) {
+        (self.begun, self.born, self.specialized)
+    }
+
+    /// Whether anything of its function can have run.
+    pub fn has_begun(&self) -> bool {
+        self.specialized.is_some()
     }
 
     /// Whether it was forked ahead of need.
@@ -166,7 +183,11 @@ impl Leaf {
         if self.born.is_none() {
             self.await_birth().await?;
         }
-        let answer = self.read_header().await?;
+        let mut answer = self.read_header().await?;
+        if answer.kind == Kind::Specialized && id == 1 {
+            self.specialized = Some(Instant::now());
+            answer = self.read_header().await?;
+        }
         // Its first steps may fail, up to its handler; later it has none to tell of.
         if answer.kind == Kind::Failed && id == 1 {
             return Err(self.failure(answer).await?.into());

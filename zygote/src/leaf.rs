@@ -2,7 +2,7 @@
 //! a time. Runs in a leaf; every call blocks.
 //!
 //! ```text
-//! Born ──▶ Prefault? ──▶ Specialize ──▶ ( Invoke ──▶ Answer ──▶ reap )*      end of stream: exit
+//! Born ──▶ Prefault? ──▶ Specialize ──▶ Specialized ──▶ ( Invoke ──▶ Answer ──▶ reap )*      end of stream: exit
 //! ```
 
 use std::ffi::CString;
@@ -47,7 +47,10 @@ pub fn specialize() -> Handler {
     let control = process::borrow(SOCKET);
     match await_specialize() {
         Ok((message, fds)) => match attach(&message, &fds).and_then(|()| confine(&message)) {
-            Ok(()) => message.handler,
+            Ok(()) => match send_bare(Kind::Specialized) {
+                Ok(()) => message.handler,
+                Err(_) => process::exit_now(0),
+            },
             Err(failure) => fail(&control, failure),
         },
         Err(_) => process::exit_now(0),

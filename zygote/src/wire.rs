@@ -266,6 +266,9 @@ pub enum Kind {
     Answer = 5,
     /// To a blank, before [`Kind::Specialize`]: [`Prefault`].
     Prefault = 6,
+    /// From a leaf: it gave everything up, and now begins to load its handler. No
+    /// payload. Before this nothing of the function has run.
+    Specialized = 7,
 }
 
 /// A frame's first bytes. The payload is a head of `head` bytes, then a body.
@@ -310,6 +313,7 @@ impl Header {
             4 => Kind::Failed,
             5 => Kind::Answer,
             6 => Kind::Prefault,
+            7 => Kind::Specialized,
             other => return Err(BadFrame::Kind(other)),
         };
         let (head, body) = (word(4), word(8));
