@@ -22,8 +22,8 @@ JSON = [("content-type", "application/json")]
 
 def main():
     """Never returns: the process ends when the worker hangs up."""
-    start = time.perf_counter_ns()
-    function, file, path, env = native.specialize()
+    leave_the_zygote()
+    _function, file, path, env = native.specialize()
     specialized = time.perf_counter_ns()
     settle(path, env)
     handler, broken = load(file)
@@ -31,7 +31,6 @@ def main():
     imported = time.perf_counter_ns()
     # Waiting for the worker's word is no work: the clock of `specialize` is the worker's.
     first = (0, (imported - specialized) // 1000)
-    del start
     while True:
         number, head, body = native.next_request()
         begun = time.perf_counter_ns()
@@ -44,12 +43,21 @@ def main():
         native.reap()
 
 
-def settle(path, env):
-    """Makes this process the function's own: its environment, its path, its randomness."""
+def leave_the_zygote():
+    """What no function need be known for: a blank does it while it waits."""
     # Plain loops: `clear` and `update` of a mapping run through code of the
     # standard library that touches twice the pages, and each is a copy here.
     for key in list(os.environ):
         del os.environ[key]
+    # A fork copies the state of every generator; siblings must not repeat each
+    # other. `random` has seen to itself, in its hook after a fork.
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
+def settle(path, env):
+    """Makes this process the function's own: its environment, its path."""
     for key, value in env:
         os.environ[key] = value
     os.chdir("/host")
@@ -57,16 +65,7 @@ def settle(path, env):
     # come after the standard library.
     others = (entry for entry in sys.path if entry not in path and entry != OURS)
     sys.path[:] = [HANDLER, *others, *path, OURS]
-    reseed()
     gc.enable()
-
-
-def reseed():
-    """A fork copies the state of every generator; siblings must not repeat each other.
-    `random` has seen to itself, in its hook after a fork."""
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
 
 
 def load(file):

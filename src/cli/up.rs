@@ -113,7 +113,8 @@ async fn work(
         leaf_limits: settings.limits,
         grow_bound: settings.zygote.grow_timeout,
         // Leaves must find a place as well.
-        max_nodes: settings.zygote.max_nodes.min(settings.sandbox.max_sandboxes / 2).max(1),
+        // The root of a tree takes no place.
+        max_nodes: settings.zygote.max_nodes.min(settings.sandbox.max_sandboxes / 2 + 1).max(1),
         gc_freeze: settings.zygote.gc_freeze,
         solidify: settings.zygote.solidify,
         blanks: settings.zygote.blanks,

@@ -14,7 +14,7 @@
 
 use std::ffi::CString;
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -167,14 +167,32 @@ impl Base {
     fn root(&self, network: Network, layers: &[&str]) -> Result<(), SandboxError> {
         let root = self.mnt.join("roots").join(root_name(network));
         make_dir(&root)?;
+        let lower =
+            layers.iter().map(|name| Layer::open(&self.layer(name))).collect::<Result<Vec<_>, _>>()?;
         let overlay = FsContext::new(c"overlay").during("overlayfs")?;
-        let lower = layers.iter().map(|name| self.layer(name).display().to_string()).collect::<Vec<_>>();
-        overlay.set(c"lowerdir", &c_string(Path::new(&lower.join(":")))?).during("overlayfs lower layers")?;
+        let paths: Vec<_> = lower.iter().map(Layer::path).collect();
+        overlay.set(c"lowerdir", &c_string(Path::new(&paths.join(":")))?).during("overlayfs lower layers")?;
         let overlay = overlay.mount(Attr::NOSUID | Attr::RDONLY).during("overlayfs")?;
         attach(&overlay, &root)?;
         let usr = clone(Path::new("/usr"))?;
         seal(&usr, true)?;
         attach(&usr, &root.join("usr"))
+    }
+}
+
+/// A directory as overlayfs is told of it: by a descriptor, since an option holds no
+/// more than 255 bytes, colons part layers, and a sandbox sees the options of its root.
+pub(super) struct Layer(OwnedFd);
+
+impl Layer {
+    pub fn open(path: &Path) -> Result<Self, SandboxError> {
+        let opened = mount::open_path(&c_string(path)?);
+        opened.map(Self).map_err(|error| std::io::Error::from(error.errno)).about(path)
+    }
+
+    /// Holds while this is open.
+    pub fn path(&self) -> String {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd())
     }
 }
 

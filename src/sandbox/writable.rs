@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hosier_zygote::sys::mount::{self, Attr, FsContext};
 
-use super::base::{attach, c_string, clone, make_dir, seal};
+use super::base::{Layer, attach, c_string, clone, make_dir, seal};
 use super::error::{About, During};
 use super::{Base, Network, SandboxError};
 
@@ -110,10 +110,11 @@ impl WritableRoot {
     ) -> Result<OwnedFd, SandboxError> {
         let (upper, work) = (self.path.join(upper), self.path.join(work));
         chown(&upper, Some(owner), Some(owner)).about(&upper)?;
+        let layers = [Layer::open(lower)?, Layer::open(&upper)?, Layer::open(&work)?];
         let overlay = FsContext::new(c"overlay").during("overlayfs")?;
-        overlay.set(c"lowerdir", &c_string(lower)?).during("overlayfs lower layer")?;
-        overlay.set(c"upperdir", &c_string(&upper)?).during("overlayfs upper layer")?;
-        overlay.set(c"workdir", &c_string(&work)?).during("overlayfs work directory")?;
+        for (option, layer) in [c"lowerdir", c"upperdir", c"workdir"].into_iter().zip(&layers) {
+            overlay.set(option, &c_string(Path::new(&layer.path()))?).during("overlayfs layer")?;
+        }
         overlay.mount(flags).during("overlayfs")
     }
 

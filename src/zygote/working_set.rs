@@ -24,7 +24,7 @@ const SAMPLES: u32 = 8;
 /// Pages that a blank writes to, at most: 8 MiB.
 const WRITTEN: usize = 2_048;
 /// Pages that a blank maps for reading, at most.
-const READ: usize = 8_192;
+const READ: usize = 16_384;
 /// Pages of one leaf that are looked at, at most: 2 GiB.
 const LOOKED_AT: u64 = 512 * 1024;
 const PAGE: u64 = 4096;
@@ -60,6 +60,13 @@ impl WorkingSet {
                 }
             }
         }
+    }
+
+    /// Leaves that were observed, and pages that a blank would write to and read.
+    pub fn size(&self) -> (u32, usize, usize) {
+        let usual =
+            |pages: &BTreeMap<u64, u32>| pages.values().filter(|count| **count * 2 >= self.samples).count();
+        (self.samples, usual(&self.written), usual(&self.read))
     }
 
     /// The pages that at least half of the leaves touched; `None` before the first.

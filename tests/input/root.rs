@@ -37,7 +37,8 @@ fn a_writable_root_is_the_sandboxes_own_and_goes_with_it() {
         );
         let full = worker.result("fills", "");
         assert_eq!(full[0], "ENOSPC", "{full}");
-        assert!(full[1].as_u64().unwrap() <= 8 << 20, "{full}");
+        // Beside what the sandbox may write there is room for the worker's own small layers.
+        assert!(full[1].as_u64().unwrap() <= (8 + 32) << 20, "{full}");
         worker.down();
     }
     for path in ["/etc/x", "/new", "/home/x", "/usr/local/x", "/usr/bin/x", "/usr/share/x"] {

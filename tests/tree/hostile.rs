@@ -119,8 +119,8 @@ fn a_leaf_that_plays_zygote_ends_alone() {
     probe(&worker, "good", &[SIX]);
     worker.up(&[]);
     before(&worker, "good", &["six"]);
-    // What a zygote says first is no answer of a leaf.
-    for (play, status) in [("serve_forks(0, [], [], False)", 502), ("born()", 502)] {
+    // What a zygote says first is half a frame of a leaf; then it waits for orders that never come.
+    for (play, status) in [("serve_forks(0, [], [], False)", 504), ("born()", 502)] {
         let event = serde_json::json!({ "x": format!("__import__('hosier_native').{play}") });
         let answer = worker.call("plays", &event.to_string());
         assert_eq!(

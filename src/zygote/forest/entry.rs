@@ -176,6 +176,10 @@ pub(super) fn draw(text: &mut String, entries: &[Arc<Entry>], parent: Option<u64
                 (None, Some(failure)) => text.push_str(&format!(" not solid: {failure}")),
                 (None, None) => {}
             }
+            let (samples, written, read) = zygote.working_set().size();
+            if samples > 0 {
+                text.push_str(&format!(" working set of {samples}: {written} pages written, {read} read"));
+            }
             for (module, reason) in &zygote.ready.failed {
                 text.push_str(&format!("\n{}  {module} failed: {reason}", "  ".repeat(depth)));
             }
