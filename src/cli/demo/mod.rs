@@ -38,7 +38,7 @@ pub enum DemoError {
     #[error(
         "{name} started {found:?} where {expected:?} was expected; run `hosier demo -p DIR` and see DIR/worker/worker.log"
     )]
-    Start { name: String, expected: &'static str, found: String },
+    Start { name: String, expected: &'static [&'static str], found: String },
     #[error("{name} has no compiled code in {}", dir.display())]
     NoCode { name: String, dir: PathBuf },
     #[error("a plain python3 cannot run {name}: {said}")]

@@ -11,7 +11,8 @@ const STEPS: [&str; 7] = ["queue", "node", "cgroup", "fork", "specialize", "impo
 
 const NOTES: &str = "\
 first  the function's first call of all: compiled its code, grew the zygote that has its packages imported
-cold   a new sandbox for each call, forked from that zygote (a copy of the function, with reuse-sandbox: false)
+cold   a new sandbox for each call (a copy of the function, with reuse-sandbox: false) after 50 ms of quiet: a blank,
+       which was forked from that zygote ahead of need, or forked when the call came
 warm   the sandbox of the call before
 total  as the client saw it, with its connection; the steps are the worker's own (Server-Timing)
 python3  a new process with the same packages, bytecode ready, from its start until the same answer is read
