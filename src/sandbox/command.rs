@@ -190,7 +190,7 @@ impl Drop for Lent {
         let take_back = move || {
             if let Some(process) = &to {
                 let _ = kill_pidfd(process.as_fd());
-                if !super::life::gone(process, super::life::GONE_MS) {
+                if !super::pidfd::gone(process, super::life::GONE_MS) {
                     tracing::warn!("a command's sandbox could not be killed; its files stay its own");
                     return;
                 }

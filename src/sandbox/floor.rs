@@ -28,6 +28,7 @@ use super::cgroup::{Cgroup, Group, Pool};
 use super::error::{About, During};
 use super::ids::{IdRange, Ids, RANGE};
 use super::life::{Estate, Identity, Kept, Roster};
+use super::pidfd;
 use super::seccomp::Filters;
 use super::writable::{Wanted, WritableRoot};
 use super::{Base, Channel, Limits, MountPoint, Network, Output, Sandbox, SandboxError, Spawner, Undertaker};
@@ -468,13 +469,13 @@ impl Cell {
     pub async fn holds(&self, pidfd: &OwnedFd) -> bool {
         let end = Instant::now() + JOIN_BOUND;
         loop {
-            match pidfd_pid(pidfd) {
+            match pidfd::number(pidfd) {
                 None => return false,
                 Some(pid) if pid < 0 => return true,
                 // Its number is its own while its pidfd says that it lives.
                 Some(0) => return false,
                 Some(pid) if self.cgroup.has_member(pid) => {
-                    return pidfd_pid(pidfd).is_some_and(|again| again == pid || again < 0);
+                    return pidfd::number(pidfd).is_some_and(|again| again == pid || again < 0);
                 }
                 // On pure v1 it joins by itself, in a moment.
                 Some(_) if self.walls.into_cgroup || Instant::now() >= end => return false,
@@ -510,14 +511,6 @@ impl UserNamespace {
     pub fn lacks(&self) -> bool {
         self.pool.lacking() > 0
     }
-}
-
-/// The process behind a pidfd as this process numbers it; -1 if it is gone, 0
-/// if it is out of sight, `None` if the descriptor is no pidfd.
-pub fn pidfd_pid(pidfd: &OwnedFd) -> Option<i32> {
-    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
-    let info = std::fs::read_to_string(path).ok()?;
-    info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
 }
 
 /// A pipe whose writing end belongs to the sandbox, so that it can be opened

@@ -15,14 +15,14 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hosier_zygote::sys::process::kill_pidfd;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::cgroup::{Cgroup, Usage};
 use super::ids::IdRange;
+use super::pidfd;
 use super::writable::WritableRoot;
 use super::{Limits, OutputGuard, SandboxError, View};
 use crate::stats::Stats;
@@ -198,8 +198,7 @@ impl Sandbox {
 
     /// Whether its first process is gone, and with it all others.
     pub fn has_ended(&self) -> bool {
-        let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        !pidfd::is_alive(&self.pidfd)
     }
 
     /// Its first process, for whoever must know when it is gone.
@@ -280,7 +279,7 @@ fn end(remains: &mut Remains, bound_ms: u64) -> bool {
         // When the worker stops, the spawner may have removed it already.
         tracing::debug!(%error, "a control group could not be killed");
     }
-    gone(&remains.pidfd, bound_ms)
+    pidfd::gone(&remains.pidfd, bound_ms)
 }
 
 fn remove(remains: Remains, stats: &Stats) {
@@ -291,20 +290,4 @@ fn remove(remains: Remains, stats: &Stats) {
         tracing::warn!(cgroup = name, %error, "a control group could not be removed");
     }
     stats.record("Destroy()", killed.elapsed());
-}
-
-/// Waits for a process to be gone.
-pub(super) fn gone(pidfd: &OwnedFd, bound_ms: u64) -> bool {
-    let end = Instant::now() + Duration::from_millis(bound_ms);
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, timeout) {
-            Ok(0) => return false,
-            Ok(_) => return true,
-            Err(_) if left.is_zero() => return false,
-            Err(_) => {}
-        }
-    }
 }

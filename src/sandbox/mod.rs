@@ -8,7 +8,7 @@
 //!   ├ ids        private ranges of host ids      └ spawner/   starts fresh processes
 //!   └ life       Running, Paused, Dead; the undertaker
 //! channel    the worker's end of a socket
-//! output     what a sandbox prints
+//! output     what a sandbox prints              pidfd      whose it is, is it there
 //! command    a program run once (an installer)
 //! host       what the machine must have; the run-time directory
 //! ```
@@ -24,6 +24,7 @@ mod ids;
 mod life;
 pub mod limits;
 mod output;
+pub mod pidfd;
 pub mod seccomp;
 mod spawner;
 mod view;
@@ -33,7 +34,7 @@ pub use base::{Base, RuntimeFile};
 pub use channel::Channel;
 pub use command::{Bind, Command, Ended, Outcome, RunError, Runner};
 pub use error::SandboxError;
-pub use floor::{Cell, Order, Parts, Program, Purpose, Sandboxes, Started, Tuning, UserNamespace, pidfd_pid};
+pub use floor::{Cell, Order, Parts, Program, Purpose, Sandboxes, Started, Tuning, UserNamespace};
 pub use life::{Sandbox, Undertaker};
 pub use limits::{Limits, Network, PartialLimits};
 pub use output::{Output, OutputGuard};

@@ -9,7 +9,7 @@
 //! for a round trip. Whatever is not the expected frame ends the sandbox.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use hosier_zygote::wire::{self, Failure, Header, Kind, Prefault, Response, Speci
 
 use super::node::Zygote;
 use super::working_set::observe;
-use crate::sandbox::{Channel, Output, Sandbox, SandboxError, Started, pidfd_pid};
+use crate::sandbox::{Channel, Output, Sandbox, SandboxError, Started, pidfd};
 
 /// Longest wait for what a leaf that hung up said before.
 const LAST_WORD_BOUND: Duration = Duration::from_secs(1);
@@ -140,7 +140,7 @@ impl Leaf {
             return None;
         }
         Some(Box::new(move || {
-            if let Some(touched) = pidfd_pid(&pidfd).and_then(|pid| observe(pid, &pidfd).ok()) {
+            if let Some(touched) = pidfd::number(&pidfd).and_then(|pid| observe(pid, &pidfd).ok()) {
                 zygote.working_set().learn(&touched);
             }
         }))
@@ -224,7 +224,7 @@ impl Leaf {
         let header = Header::decode(&bytes)?;
         match header.kind {
             Kind::Failed => Err(self.failure(header).await?.into()),
-            Kind::Born if received.pid.is_some() && received.pid == pidfd_pid(&self.sandbox.pidfd()) => {
+            Kind::Born if received.pid.is_some() && received.pid == pidfd::number(&self.sandbox.pidfd()) => {
                 self.born = Some(Instant::now());
                 Ok(())
             }
@@ -256,11 +256,4 @@ impl Leaf {
 
 fn ended(_: io::Error) -> SandboxError {
     SandboxError::Ended
-}
-
-/// Whether the process behind a pidfd is still there.
-pub(super) fn is_alive(pidfd: &OwnedFd) -> bool {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
 }

@@ -120,7 +120,7 @@ pub fn observe(pid: i32, pidfd: &OwnedFd) -> io::Result<Touched> {
         }
     }
     // Whoever has the pid now, it was this process while its pidfd lives.
-    if super::leaf::is_alive(pidfd) { Ok(touched) } else { Err(io::ErrorKind::NotFound.into()) }
+    if crate::sandbox::pidfd::is_alive(pidfd) { Ok(touched) } else { Err(io::ErrorKind::NotFound.into()) }
 }
 
 /// Bits of an entry of pagemap (Documentation/admin-guide/mm/pagemap.rst).
