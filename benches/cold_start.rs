@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! HOSIER_BENCH_ROUNDS=20 cargo bench --bench cold_start
+//! HOSIER_BENCH_OPTIONS=zygote.prefault=false cargo bench --bench cold_start    a mechanism off in every worker
 //! ```
 //!
 //! | start | what it is |

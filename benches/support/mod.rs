@@ -89,7 +89,10 @@ pub fn beside(home: &Worker, options: &[&str]) -> Worker {
     let settings = std::fs::read_to_string(&path).unwrap();
     let (registry, packages) = (shared("registry"), shared("packages"));
     std::fs::write(path, format!("registry = {registry}\npkgs_dir = {packages}\n{settings}")).unwrap();
-    worker.up(options);
+    // An experiment's: `zygote.prefault=false`, say.
+    let more = std::env::var("HOSIER_BENCH_OPTIONS").unwrap_or_default();
+    let more = Some(more.as_str()).filter(|more| !more.is_empty());
+    worker.up(&options.iter().copied().chain(more).collect::<Vec<_>>());
     worker
 }
 
