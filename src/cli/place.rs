@@ -13,7 +13,8 @@
 //! ```
 
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,9 @@ use crate::settings::Settings;
 
 /// How long a start waits for the spawner of a dead worker to clear up.
 const CLEARING_UP: Duration = Duration::from_secs(5);
+
+/// How long a worker may take to answer.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// The paths of one worker directory.
 #[derive(Debug, Clone)]
@@ -108,9 +112,16 @@ impl Place {
         }
     }
 
-    /// Whether a living worker listens on its own socket.
+    /// Whether a living worker answers on its own socket. That somebody can connect
+    /// proves nothing: a killed worker's socket listens until the kernel has closed it.
     pub fn answers(&self) -> bool {
-        std::os::unix::net::UnixStream::connect(self.socket()).is_ok()
+        let ask = || -> io::Result<usize> {
+            let mut stream = UnixStream::connect(self.socket())?;
+            stream.set_read_timeout(Some(ANSWER))?;
+            stream.write_all(b"GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+            stream.read(&mut [0])
+        };
+        ask().is_ok_and(|count| count > 0)
     }
 }
 

@@ -241,6 +241,10 @@ pub fn wait_for(pidfd: &OwnedFd, bound: Duration) -> bool {
 
 /// Starts the worker in a session of its own and returns when it is ready.
 fn detach(args: &UpArgs, place: &Place) -> Result<(), CliError> {
+    // Before its log is begun anew.
+    if place.answers() {
+        return Err(CliError::Taken { dir: place.dir.clone() });
+    }
     make_dirs(&place.worker)?;
     let path = place.worker_log();
     let file = |source| CliError::File { path: path.clone(), source };
@@ -252,9 +256,6 @@ fn detach(args: &UpArgs, place: &Place) -> Result<(), CliError> {
         command.arg("-o").arg(option);
     }
     command.stdin(Stdio::null()).stdout(log.try_clone().map_err(file)?).stderr(log);
-    if place.answers() {
-        return Err(CliError::Taken { dir: place.dir.clone() });
-    }
     let mut child = command.spawn().map_err(file)?;
     let until = Instant::now() + READY_BOUND;
     loop {
