@@ -133,3 +133,31 @@ fn a_leaf_that_plays_zygote_ends_alone() {
     assert_eq!(ask(&worker, "good", "len(CALLS)").body.trim(), "2");
     worker.down();
 }
+
+/// Plays a zygote's part on the wire, and hands the worker the worker's own pidfd for a child's.
+const NAMES_THE_WORKER: &str = r"
+import socket, struct
+control = socket.socket(fileno=3)
+control.send(bytes([0, 0, 0, 0, 1, 0, 0]))  # Ready, of one thread
+while control.recvmsg(1 << 17, 4096)[0]:
+    worker = control.getsockopt(socket.SOL_SOCKET, 77)  # SO_PEERPIDFD
+    control.sendmsg([bytes([1])], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack('i', worker))])
+";
+
+#[test]
+fn a_zygote_that_names_another_process_as_its_child_has_nobody_killed() {
+    let mut worker = site(None);
+    probe_with(&worker, "evil", &[&fixture("namestheworker", NAMES_THE_WORKER)], ONE_SHOT);
+    probe(&worker, "good", &[SIX]);
+    worker.up(&[]);
+    let pid = worker.pid();
+    for _ in 0..3 {
+        // From the parent: its own node lies.
+        assert_eq!(before(&worker, "evil", &["namestheworker"]), [] as [&str; 0]);
+    }
+    let state = node(&worker, "namestheworker==1.0").state;
+    assert!(state.starts_with("unfit: ") && state.contains("said what it must not"), "{state}");
+    assert_eq!(before(&worker, "good", &["six"]), ["six"]);
+    assert_eq!(worker.pid(), pid);
+    worker.down();
+}

@@ -380,6 +380,23 @@ fn a_pool_of_none_makes_each_when_it_is_asked_for() {
 
 /// `CLONE_INTO_CGROUP` as a zygote does it: from one child of the group into
 /// another, without any right but the owner's. Prints how the born one ended.
+#[test]
+fn who_is_handed_a_cgroup_cannot_get_out_of_it() {
+    use nix::sys::stat::{fstat, fstatat};
+    on_each_layout(|scene| {
+        let cgroup = scene.group.child("handed", &LIMITS, None).unwrap();
+        let birth = cgroup.birth().unwrap();
+        let Some(handed) = birth.into else { return };
+        let identity = |stat: nix::sys::stat::FileStat| (stat.st_dev, stat.st_ino);
+        let here = identity(fstat(handed).unwrap());
+        let above = |from| identity(fstatat(from, "..", nix::fcntl::AtFlags::empty()).unwrap());
+        assert_eq!(above(handed), here);
+        // The proof that `..` would lead somewhere: it does from the directory itself.
+        let plain = fs::File::open(&cgroup.paths()[0]).unwrap();
+        assert_ne!(above(std::os::fd::AsFd::as_fd(&plain)), here);
+    });
+}
+
 const CLONE_INTO: &str = r"
 import ctypes, os, struct, sys
 clone_args = struct.pack('<11Q', 0x200000000, 0, 0, 0, 17, 0, 0, 0, 0, 0, int(sys.argv[1]))
