@@ -30,16 +30,16 @@ def main():
     end_if_child(broken is None)
     imported = time.perf_counter_ns()
     # Waiting for the worker's word is no work: the clock of `specialize` is the worker's.
-    first = (0, (imported - specialized) // 1000)
+    import_us = (imported - specialized) // 1000
     while True:
         number, head, body = native.next_request()
         begun = time.perf_counter_ns()
         status, headers, content = call(handler, body) if broken is None else (500, TEXT, broken)
-        times = (*first, (time.perf_counter_ns() - begun) // 1000)
+        times = (import_us, (time.perf_counter_ns() - begun) // 1000)
         flush()
         end_if_child(status == 200)
         native.answer(number, status, headers, content, times, broken is not None)
-        first = (0, 0)
+        import_us = 0
         native.reap()
 
 

@@ -178,11 +178,6 @@ impl Sandbox {
         self.estate.as_ref()?.cgroup.usage().ok()
     }
 
-    /// The directories of its control group.
-    pub fn cgroup_paths(&self) -> Vec<std::path::PathBuf> {
-        self.estate.as_ref().map(|estate| estate.cgroup.paths()).unwrap_or_default()
-    }
-
     /// Adds what it keeps alive.
     pub fn keep(&mut self, view: Arc<View>) {
         if let Some(estate) = &mut self.estate {

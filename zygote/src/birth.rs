@@ -204,25 +204,13 @@ fn start(socket: &OwnedFd, log: &OwnedFd, program: &Program) -> Failure {
 /// pipe must stay until then. Ours are close-on-exec from birth; one that the
 /// worker itself inherited is not.
 fn place_streams(socket: &OwnedFd, log: &OwnedFd) -> sys::Result<()> {
-    use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
-    let high = |fd: &OwnedFd| fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(64)).map(process::own).named("fcntl");
-    let null = open(c"/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
-        .named("open")?;
-    let (socket, log, null) = (high(socket)?, high(log)?, high(&null)?);
-    process::place(null.as_fd(), 0, true)?;
-    process::place(log.as_fd(), 1, true)?;
-    process::place(log.as_fd(), 2, true)?;
-    process::place(socket.as_fd(), contain::SOCKET, true)?;
+    contain::place_streams(socket, log, true)?;
     process::cloexec_from(contain::SOCKET + 1)
 }
 
 fn pipe() -> sys::Result<(OwnedFd, OwnedFd)> {
-    // High numbers, so that no standard stream is placed over them.
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).named("pipe2")?;
-    let high = |fd: &OwnedFd| {
-        nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(64)).map(process::own).named("fcntl")
-    };
-    Ok((high(&read)?, high(&write)?))
+    Ok((process::out_of_the_way(&read)?, process::out_of_the_way(&write)?))
 }
 
 fn wait_at(gate: OwnedFd) -> Result<(), Errno> {

@@ -129,21 +129,22 @@ pub fn settle_descriptors(socket: &OwnedFd, log: &OwnedFd, inherit: bool) -> Res
 }
 
 fn settle(socket: &OwnedFd, log: &OwnedFd, inherit: bool) -> sys::Result<()> {
+    place_streams(socket, log, inherit)?;
+    process::close_from(SOCKET + 1)
+}
+
+/// The first half of [`settle_descriptors`]: closes nothing.
+pub(crate) fn place_streams(socket: &OwnedFd, log: &OwnedFd, inherit: bool) -> sys::Result<()> {
     use nix::fcntl::{OFlag, open};
-    // Through high numbers first: the targets may be in use by the sources.
-    let high = |fd: &OwnedFd| {
-        nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(64)).map(process::own).named("fcntl")
-    };
-    let (socket, log) = (high(socket)?, high(log)?);
     let null = open(c"/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
         .named("open")?;
-    let null = high(&null)?;
+    // Through high numbers first: the targets may be in use by the sources.
+    let (socket, log, null) =
+        (process::out_of_the_way(socket)?, process::out_of_the_way(log)?, process::out_of_the_way(&null)?);
     process::place(null.as_fd(), 0, true)?;
     process::place(log.as_fd(), 1, true)?;
     process::place(log.as_fd(), 2, true)?;
-    process::place(socket.as_fd(), SOCKET, inherit)?;
-    drop((socket, log, null));
-    process::close_from(SOCKET + 1)
+    process::place(socket.as_fd(), SOCKET, inherit)
 }
 
 fn join_cgroups(tasks: &[OwnedFd]) -> sys::Result<()> {

@@ -5,14 +5,14 @@
 //!
 //! ```text
 //! serve     a zygote's loop: forks leaves and child zygotes     zygote
+//! solidify  makes a zygote cheap to fork                        zygote
 //! leaf      a leaf's side of its socket                         leaf
-//! prefault  takes a first request's page faults ahead of it            blank
-//! solidify  makes a zygote cheap to fork                            zygote
+//! prefault  takes a first request's page faults ahead of it     blank
 //! stub      pid 1 of a node: reaps                              stub
-//! birth     a fresh process, from `clone3` to `execve`          spawner's child
+//! birth     a fresh process, from `clone3` to `execve`          spawner, its child
 //! contain   the walls, one step a line                          all of them
 //! wire      messages and frames                                 both ends
-//! sys       typed system calls; the only `unsafe`               everywhere
+//! sys       typed system calls; all `unsafe` but solidify's     everywhere
 //! ```
 
 pub mod birth;

@@ -242,8 +242,7 @@ pub struct Request {
 pub struct Response {
     pub status: u16,
     pub headers: Vec<(String, String)>,
-    /// What this call cost inside the leaf, in µs; the first two only in the first answer.
-    pub specialize_us: u32,
+    /// What this call cost inside the leaf, in µs; the import only in the first answer.
     pub import_us: u32,
     pub exec_us: u32,
     /// The handler's module could not be loaded: the sandbox is of no further use.

@@ -179,7 +179,6 @@ impl Runner for Plain {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs the package index"]
 async fn real_packages_come_from_the_index_with_ready_bytecode() {
     let dir = tempfile::tempdir().unwrap();
     let uv = ensure_uv(dir.path(), None, Path::new("/usr/bin/python3")).unwrap();

@@ -94,7 +94,7 @@ impl Forest {
 
     pub(super) async fn make_blank(
         self: &Arc<Self>,
-        tree: &Tree,
+        tree: &Arc<Tree>,
         entry: &Entry,
     ) -> Result<Option<(Leaf, Duration)>, ZygoteError> {
         let (Some(permit), Some(zygote)) = (self.parts.sandboxes.place(), entry.zygote()) else {
@@ -108,7 +108,7 @@ impl Forest {
         if let Some(wanted) = known {
             leaf.prefault(&wanted).await?;
         }
-        self.refill_now(tree);
+        self.refill(tree);
         Ok(Some((leaf, begun.elapsed())))
     }
 
@@ -142,10 +142,6 @@ impl Forest {
             let namespace = Arc::clone(&tree.namespace);
             tokio::task::spawn_blocking(move || namespace.refill());
         }
-    }
-
-    pub(super) fn refill_now(&self, tree: &Tree) {
-        tree.namespace.refill();
     }
 }
 

@@ -85,7 +85,7 @@ fn parse_head(head: &[u8]) -> PyResult<Head> {
     Ok((request.method, request.path, request.query, request.headers))
 }
 
-/// Answers a request; `times` are what specializing, importing and running cost, in µs.
+/// Answers a request; `times` are what importing and running cost, in µs.
 #[pyfunction]
 fn answer(
     py: Python<'_>,
@@ -93,11 +93,11 @@ fn answer(
     status: u16,
     headers: Vec<(String, String)>,
     body: &[u8],
-    times: (u32, u32, u32),
+    times: (u32, u32),
     broken: bool,
 ) {
-    let (specialize_us, import_us, exec_us) = times;
-    let response = Response { status, headers, specialize_us, import_us, exec_us, broken };
+    let (import_us, exec_us) = times;
+    let response = Response { status, headers, import_us, exec_us, broken };
     py.detach(|| leaf::answer(id, &response, body));
 }
 

@@ -7,6 +7,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod memory;
 pub mod mount;
 pub mod net;
 pub mod privilege;

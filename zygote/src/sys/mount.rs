@@ -5,7 +5,7 @@
 //! root only in its own user namespace: this is how sandboxes get their files.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::{Named, Result, check};
 
@@ -220,9 +220,4 @@ pub fn isolate_propagation(slave: bool) -> Result<()> {
     use nix::mount::MsFlags;
     let how = if slave { MsFlags::MS_SLAVE } else { MsFlags::MS_PRIVATE };
     nix::mount::mount(None::<&CStr>, c"/", None::<&CStr>, MsFlags::MS_REC | how, None::<&CStr>).named("mount")
-}
-
-/// The root directory of a mount that is not attached anywhere.
-pub fn root_of(mount: &OwnedFd) -> BorrowedFd<'_> {
-    mount.as_fd()
 }

@@ -79,16 +79,6 @@ pub fn set_dumpable() -> Result<()> {
     check("prctl", done.into()).map(drop)
 }
 
-/// Kills this process when the thread that forked it ends.
-///
-/// # Errors
-/// As `prctl(2)`.
-pub fn die_with_parent() -> Result<()> {
-    // SAFETY: integers only.
-    let done = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
-    check("prctl", done.into()).map(drop)
-}
-
 /// Installs a ready filter: `struct sock_filter` instructions as bytes.
 ///
 /// # Errors

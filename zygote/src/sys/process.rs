@@ -223,6 +223,15 @@ pub fn cloexec_from(first: RawFd) -> Result<()> {
     check("close_range", done).map(drop)
 }
 
+/// A copy at a number that no stream is placed over.
+///
+/// # Errors
+/// As `fcntl(2)`.
+pub fn out_of_the_way(fd: &OwnedFd) -> Result<OwnedFd> {
+    let copied = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(64));
+    copied.map(own).map_err(|errno| SysError { call: "fcntl", errno })
+}
+
 /// Puts `fd` at `number`, inheritable if `inherit`.
 ///
 /// # Errors
