@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! floor      Sandboxes: makes walls, starts processes behind them
+//!   ├ cell       walls that wait for a process
 //!   ├ base       what a sandbox sees as /        ├ cgroup/    limits, freeze, kill
 //!   ├ view       its packages                    ├ seccomp/   what it may ask the kernel
 //!   ├ writable   a root of its own to write      │
@@ -14,6 +15,7 @@
 //! ```
 
 mod base;
+mod cell;
 pub mod cgroup;
 mod channel;
 pub mod command;
@@ -31,10 +33,11 @@ mod view;
 mod writable;
 
 pub use base::{Base, RuntimeFile};
+pub use cell::{Cell, Order, Purpose, UserNamespace};
 pub use channel::Channel;
 pub use command::{Bind, Command, Ended, Outcome, RunError, Runner};
 pub use error::SandboxError;
-pub use floor::{Cell, Order, Parts, Program, Purpose, Sandboxes, Started, Tuning, UserNamespace};
+pub use floor::{Parts, Program, Sandboxes, Started, Tuning};
 pub use life::{Sandbox, Undertaker};
 pub use limits::{Limits, Network, PartialLimits};
 pub use output::{Output, OutputGuard};

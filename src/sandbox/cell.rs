@@ -1,0 +1,149 @@
+//! Walls that wait for a process: what [`super::Sandboxes::cell`] is asked for and
+//! makes. Runs in the worker.
+//!
+//! ```text
+//! Order ──▶ Cell ──▶ Started        a process was born in it
+//!              └───▶ abandon        nobody knows who is in it: whoever is, ends
+//! ```
+
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use hosier_zygote::wire::Walls;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::cgroup::{Cgroup, Pool};
+use super::ids::IdRange;
+use super::life::Kept;
+use super::{Limits, MountPoint, Network, SandboxError, pidfd};
+
+/// Longest wait for a process to join its v1 control groups.
+const JOIN_BOUND: Duration = Duration::from_secs(2);
+
+/// What walls are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// It will fork others.
+    Zygote,
+    /// It runs a handler.
+    Leaf,
+    /// It runs a program once.
+    Command,
+}
+
+/// A user namespace's ids and its control groups: one a tree of zygotes, one
+/// for all fresh processes.
+#[derive(Debug)]
+pub struct UserNamespace {
+    pub(super) ids: IdRange,
+    pub(super) pool: Pool,
+    pub(super) next_leaf: AtomicU64,
+}
+
+/// Walls that wait for a process.
+#[derive(Debug)]
+pub struct Cell {
+    pub walls: Walls,
+    pub network: Network,
+    /// The worker's end.
+    pub socket: OwnedFd,
+    /// Where the sandbox's output comes out.
+    pub log: OwnedFd,
+    /// How long the control group took.
+    pub cgroup_time: Duration,
+    pub(super) id: u64,
+    pub(super) purpose: Purpose,
+    pub(super) child_socket: OwnedFd,
+    pub(super) child_log: OwnedFd,
+    pub(super) mounts: Vec<OwnedFd>,
+    pub(super) cgroup: Cgroup,
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+    /// Its own range, where it gets a user namespace of its own.
+    pub(super) ids: Option<IdRange>,
+    /// Its unprivileged id inside the user namespace.
+    pub(super) uid: u32,
+    pub(super) kept: Vec<Kept>,
+}
+
+/// What is asked of [`Sandboxes::cell`].
+pub struct Order<'a> {
+    pub purpose: Purpose,
+    /// Whose zygote will fork it, or whose root it will be; `None` for a user
+    /// namespace of its own.
+    pub namespace: Option<&'a UserNamespace>,
+    pub network: Network,
+    pub limits: &'a Limits,
+    pub permit: Option<OwnedSemaphorePermit>,
+    /// A root to write anywhere, with these mount points made.
+    pub writable: Option<&'a [MountPoint]>,
+}
+
+impl Cell {
+    /// Adds a mount at `target`, relative to the root.
+    pub fn mount(&mut self, target: &str, tree: OwnedFd) {
+        self.walls.targets.push(target.to_owned());
+        self.mounts.push(tree);
+    }
+
+    /// The descriptors that go along with [`Walls`], in their order.
+    ///
+    /// # Errors
+    /// The control group was used before.
+    pub fn fds(&self) -> Result<Vec<RawFd>, SandboxError> {
+        let birth = self.cgroup.birth()?;
+        let mut fds = vec![self.child_socket.as_raw_fd(), self.child_log.as_raw_fd()];
+        fds.extend(self.mounts.iter().map(AsRawFd::as_raw_fd));
+        fds.extend(birth.into.iter().map(AsRawFd::as_raw_fd));
+        fds.extend(birth.tasks.iter().map(AsRawFd::as_raw_fd));
+        Ok(fds)
+    }
+
+    /// Whether a pidfd that a zygote sent is of a process in this cell, or of none
+    /// any more: either can be killed without harm to anybody else.
+    pub async fn holds(&self, pidfd: &OwnedFd) -> bool {
+        let end = Instant::now() + JOIN_BOUND;
+        loop {
+            match pidfd::number(pidfd) {
+                None => return false,
+                Some(pid) if pid < 0 => return true,
+                // Its number is its own while its pidfd says that it lives.
+                Some(0) => return false,
+                Some(pid) if self.cgroup.has_member(pid) => {
+                    return pidfd::number(pidfd).is_some_and(|again| again == pid || again < 0);
+                }
+                // On pure v1 it joins by itself, in a moment.
+                Some(_) if self.walls.into_cgroup || Instant::now() >= end => return false,
+                Some(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        }
+    }
+
+    /// Nobody knows who is in it: whoever is, ends.
+    pub fn abandon(mut self) {
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = self.cgroup.kill().and_then(|()| self.cgroup.remove()) {
+                tracing::warn!(%error, "an abandoned control group could not be removed");
+            }
+        });
+    }
+
+    /// The host id of the root of its own user namespace.
+    pub(super) fn root_id(&self) -> u32 {
+        self.ids.as_ref().map_or(0, IdRange::first)
+    }
+}
+
+impl UserNamespace {
+    /// Makes the control groups that are lacking. Blocks.
+    pub fn refill(&self) {
+        if let Err(error) = self.pool.refill() {
+            tracing::warn!(%error, "the pool of control groups could not be refilled");
+        }
+    }
+
+    /// Whether [`Self::refill`] has something to do.
+    pub fn lacks(&self) -> bool {
+        self.pool.lacking() > 0
+    }
+}
