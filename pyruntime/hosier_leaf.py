@@ -4,8 +4,10 @@ unprivileged, as pid 1 of its own namespace.
     specialize ──▶ load the handler ──▶ ( next request ──▶ call ──▶ answer ──▶ reap )*
 """
 
+import _frozen_importlib_external as loading
 import gc
 import json
+import marshal
 import os
 import sys
 import time
@@ -16,6 +18,15 @@ import hosier_native as native
 
 HANDLER = "/handler"
 OURS = "/hosier"
+# What the worker gives every function; it still has the last word.
+COMMON = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "HOME": "/tmp",
+    "TMPDIR": "/tmp",
+    "LANG": "C.UTF-8",
+    "USER": "sandbox",
+    "LOGNAME": "sandbox",
+}
 TEXT = [("content-type", "text/plain; charset=utf-8")]
 JSON = [("content-type", "application/json")]
 
@@ -23,10 +34,11 @@ JSON = [("content-type", "application/json")]
 def main():
     """Never returns: the process ends when the worker hangs up."""
     leave_the_zygote()
-    _function, file, path, env = native.specialize()
+    usual = new_module("f.py")
+    file, path, env = native.specialize()
     specialized = time.perf_counter_ns()
     settle(path, env)
-    handler, broken = load(file)
+    handler, broken = load(usual if file == "f.py" else new_module(file))
     end_if_child(broken is None)
     imported = time.perf_counter_ns()
     # Waiting for the worker's word is no work: the clock of `specialize` is the worker's.
@@ -49,6 +61,9 @@ def leave_the_zygote():
     # standard library that touches twice the pages, and each is a copy here.
     for key in list(os.environ):
         del os.environ[key]
+    for key, value in COMMON.items():
+        os.environ[key] = value
+    os.chdir("/host")
     # A fork copies the state of every generator; siblings must not repeat each
     # other. `random` has seen to itself, in its hook after a fork.
     numpy_random = sys.modules.get("numpy.random")
@@ -59,8 +74,8 @@ def leave_the_zygote():
 def settle(path, env):
     """Makes this process the function's own: its environment, its path."""
     for key, value in env:
-        os.environ[key] = value
-    os.chdir("/host")
+        if COMMON.get(key) != value:
+            os.environ[key] = value
     # The same order whichever node it was forked from: as in any Python, packages
     # come after the standard library.
     others = (entry for entry in sys.path if entry not in path and entry != OURS)
@@ -68,22 +83,43 @@ def settle(path, env):
     gc.enable()
 
 
-def load(file):
+def new_module(file):
+    """The handler's module before its code has run: a blank makes the usual one ahead."""
+    directory, base = os.path.split(os.path.join(HANDLER, file))
+    name = base[: -len(".py")]
+    loader = SourceFileLoader(name, os.path.join(directory, base))
+    module = ModuleType(name)
+    module.__file__, module.__loader__, module.__package__ = loader.path, loader, ""
+    # By hand: `spec_from_file_location` looks for what is known already.
+    module.__spec__ = ModuleSpec(name, loader, origin=loader.path)
+    module.__spec__.has_location = True
+    module.__cached__ = f"{directory}/__pycache__/{name}.{sys.implementation.cache_tag}.pyc"
+    return module
+
+
+def load(module):
     """The handler, or the text that says why there is none."""
     try:
-        name = file.rsplit("/", 1)[-1][: -len(".py")]
-        where = os.path.join(HANDLER, file)
-        loader = SourceFileLoader(name, where)
-        module = ModuleType(name)
-        module.__file__, module.__loader__, module.__package__ = where, loader, ""
-        # By hand: `spec_from_file_location` looks for what is known already.
-        module.__spec__ = ModuleSpec(name, loader, origin=where)
-        module.__spec__.has_location = True
-        sys.modules[name] = module
-        exec(loader.get_code(name), module.__dict__)
+        sys.modules[module.__name__] = module
+        exec(bytecode(module.__cached__) or module.__loader__.get_code(module.__name__), module.__dict__)
         return entry_point(module), None
     except BaseException:
         return None, format_exc()
+
+
+def bytecode(cached):
+    """The code that was compiled when the function was stored, if it is this interpreter's
+    and never to be checked against its source. The loader would look at the source first."""
+    try:
+        file = os.open(cached, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        content = os.read(file, os.fstat(file).st_size)
+    finally:
+        os.close(file)
+    unchecked = content[:8] == loading.MAGIC_NUMBER + b"\1\0\0\0"
+    return marshal.loads(memoryview(content)[16:]) if unchecked else None
 
 
 def format_exc():

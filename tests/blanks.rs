@@ -86,6 +86,31 @@ fn a_blank_behind_its_walls_is_confined_like_any_leaf() {
 }
 
 #[test]
+fn a_blank_that_waits_has_given_up_all_but_what_attaching_code_takes() {
+    let worker = worker(&[("f", "def f(event):\n    return 1\n")], &[]);
+    worker.call("f", "");
+    wait_for_blank(&worker);
+    let prepared = |pid: &i32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or_default().split_whitespace().next().unwrap_or_default().to_owned()
+        };
+        let attach = format!("{:016x}", 1u64 << 21);
+        let sets = ["CapPrm:", "CapEff:"].map(|set| field(set) == attach);
+        let none = ["CapInh:", "CapBnd:", "CapAmb:"].map(|set| field(set) == "0000000000000000");
+        let closed = field("NoNewPrivs:") == "1" && field("Seccomp_filters:") == "2";
+        sets.iter().chain(&none).all(|held| *held) && closed && field("Uid:") != "0"
+    };
+    // It stands before it has done this.
+    wait_until("the blanks are prepared", Duration::from_secs(5), || {
+        let waiting = leaves(&worker);
+        !waiting.is_empty() && waiting.iter().all(prepared)
+    });
+    worker.down();
+}
+
+#[test]
 fn siblings_that_waited_together_do_not_share_randomness() {
     let code = "import random, uuid, os\n\
         def f(event):\n    return [random.random(), str(uuid.uuid4()), os.urandom(8).hex()]\n";

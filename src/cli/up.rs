@@ -55,6 +55,7 @@ pub fn run(args: &UpArgs) -> Result<(), CliError> {
     let foundation = Foundation::lay(&site)?;
     let leftovers = foundation.leftovers();
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(settings.worker_threads)
         .enable_all()
         .build()
         .map_err(|source| CliError::File { path: "the runtime".into(), source })?;

@@ -311,10 +311,15 @@ impl Sandboxes {
         Confinement { uid: cell.uid, gid: cell.uid, files, filter: self.filter(filter.as_bytes()) }
     }
 
-    /// What a forked leaf gives up, once it is there.
-    pub fn confinement_of(&self, sandbox: &Sandbox) -> Confinement {
-        let filter = self.filter(self.filters.narrow.as_bytes());
+    /// What a blank gives up before it waits.
+    pub fn confinement_of_blank(&self, sandbox: &Sandbox) -> Confinement {
+        let filter = self.filter(self.filters.waiting.as_bytes());
         Confinement { uid: sandbox.uid(), gid: sandbox.uid(), files: FILES, filter }
+    }
+
+    /// The filter that a blank adds when it becomes a function's.
+    pub fn last_filter(&self) -> Vec<u8> {
+        self.filter(self.filters.rest.as_bytes())
     }
 
     /// A root zygote's filter.

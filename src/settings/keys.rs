@@ -120,6 +120,11 @@ pub(super) const KEYS: &[Key] = &[
         text(|mode| mode == "lambda", "\"lambda\" (\"sock\" is not served yet)"),
         "\"lambda\": functions over HTTP. (\"sock\", bare sandboxes, is not served yet.)",
     ),
+    key(
+        "worker_threads",
+        Allowed::Number(0, 1024),
+        "Threads that serve requests; the sandboxes need the other processors. 0 is a quarter of them.",
+    ),
     key("worker_dir", PATH, "Where what a running worker needs lives. \"\" is DIR/worker."),
     key(
         "registry",

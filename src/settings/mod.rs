@@ -32,6 +32,8 @@ pub struct Settings {
     pub worker_url: String,
     /// 0: any free one.
     pub worker_port: u16,
+    /// Threads that serve requests.
+    pub worker_threads: usize,
     pub registry: PathBuf,
     pub registry_cache: Duration,
     pub pkgs_dir: PathBuf,
@@ -163,6 +165,7 @@ impl Settings {
             worker_dir: below(&raw.worker_dir, "worker"),
             worker_url: raw.worker_url,
             worker_port: raw.worker_port,
+            worker_threads: threads(raw.worker_threads),
             registry: below(raw.registry.strip_prefix("file://").unwrap_or(&raw.registry), "registry"),
             registry_cache: ms(raw.registry_cache_ms),
             pkgs_dir: below(&raw.pkgs_dir, "packages"),
@@ -233,5 +236,14 @@ fn tree(dir: &Path, value: toml::Value) -> Tree {
         toml::Value::String(text) if text.trim_start().starts_with('{') => Tree::Text(text),
         toml::Value::String(path) => Tree::File(dir.join(path)),
         table => Tree::Text(serde_json::json!(table).to_string()),
+    }
+}
+
+/// A request that changes threads wakes a processor for each change: few threads are
+/// faster until they are busy, and what a request costs is spent in its sandbox.
+fn threads(asked: usize) -> usize {
+    match asked {
+        0 => (std::thread::available_parallelism().map_or(1, usize::from) / 4).max(1),
+        some => some,
     }
 }

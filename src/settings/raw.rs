@@ -26,6 +26,7 @@ section!(
     Raw {
         worker_url: String = "localhost".to_owned(),
         worker_port: u16 = 5000,
+        worker_threads: usize = 0,
         server_mode: String = "lambda".to_owned(),
         worker_dir: String = String::new(),
         registry: String = String::new(),

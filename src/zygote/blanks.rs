@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::Leaf;
+use crate::sandbox::Limits;
 
 /// A node that was not used for so long keeps no blanks.
 pub const COLD_AFTER: Duration = Duration::from_secs(60);
@@ -69,12 +70,20 @@ pub fn wanted(demand: &Demand, now: Instant, limit: usize, free: usize) -> usize
 #[derive(Debug, Default)]
 pub struct Blanks {
     pub demand: Demand,
+    /// What the last start's leaf may use.
+    pub limits: Option<Limits>,
     ready: VecDeque<Leaf>,
     /// Being made.
     pub coming: usize,
 }
 
 impl Blanks {
+    /// A start from this node.
+    pub fn started(&mut self, now: Instant, limits: &Limits) {
+        self.demand.started(now);
+        self.limits = Some(*limits);
+    }
+
     /// The next one that is still what it was.
     pub fn take(&mut self) -> Option<Leaf> {
         while let Some(leaf) = self.ready.pop_front() {

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hosier_zygote::wire::{self, Failure, Header, Kind, Prefault, Response, Specialize};
+use hosier_zygote::sys::time;
+use hosier_zygote::wire::{self, Failure, Header, Kind, Prepare, Response, Specialize};
 
 use super::node::Zygote;
 use super::working_set::observe;
@@ -120,16 +121,14 @@ impl Leaf {
         self.born = Some(self.begun);
     }
 
-    /// Tells a blank which pages its first request will touch.
-    pub(super) async fn prefault(&self, wanted: &Prefault) -> Result<(), SandboxError> {
-        let head = wire::encode(wanted);
+    /// Tells a blank what to do while it waits. `fds` are the mounts for `targets`.
+    pub(super) async fn prepare(&self, mut message: Prepare, fds: &[OwnedFd]) -> Result<(), SandboxError> {
+        let mut head = wire::encode(&message);
         if head.len() > wire::MAX_HEAD {
-            return Ok(());
+            message.prefault = Default::default();
+            head = wire::encode(&message);
         }
-        let header = Header { kind: Kind::Prefault, head: head.len() as u32, body: 0, id: 0 };
-        let mut frame = header.encode().to_vec();
-        frame.extend_from_slice(&head);
-        self.channel.write_all(&frame).await.map_err(ended)
+        self.tell(Kind::Prepare, &head, fds).await
     }
 
     /// What looks at the pages that it touched up to now, if its zygote wants to
@@ -155,9 +154,12 @@ impl Leaf {
         if head.len() > wire::MAX_HEAD {
             return Err(SandboxError::Protocol("an environment beyond the wire's bounds"));
         }
-        let header = Header { kind: Kind::Specialize, head: head.len() as u32, body: 0, id: 0 };
-        let mut frame = header.encode().to_vec();
-        frame.extend_from_slice(&head);
+        self.tell(Kind::Specialize, &head, fds).await
+    }
+
+    async fn tell(&self, kind: Kind, head: &[u8], fds: &[OwnedFd]) -> Result<(), SandboxError> {
+        let header = Header { kind, head: head.len() as u32, body: 0, id: 0 };
+        let frame = [&header.encode(), head].concat();
         let fds: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         self.channel.send(&frame, &fds).await.map_err(ended)
     }
@@ -175,17 +177,14 @@ impl Leaf {
         let id = self.next;
         self.next += 1;
         let header = Header { kind: Kind::Invoke, head: head.len() as u32, body: body.len() as u32, id };
-        let mut frame = Vec::with_capacity(Header::SIZE + head.len());
-        frame.extend_from_slice(&header.encode());
-        frame.extend_from_slice(&head);
+        let frame = [&header.encode(), head.as_slice(), body].concat();
         self.channel.write_all(&frame).await.map_err(ended)?;
-        self.channel.write_all(body).await.map_err(ended)?;
         if self.born.is_none() {
             self.await_birth().await?;
         }
         let mut answer = self.read_header().await?;
         if answer.kind == Kind::Specialized && id == 1 {
-            self.specialized = Some(Instant::now());
+            self.specialized = Some(self.said_at(answer.id));
             answer = self.read_header().await?;
         }
         // Its first steps may fail, up to its handler; later it has none to tell of.
@@ -225,12 +224,20 @@ impl Leaf {
         match header.kind {
             Kind::Failed => Err(self.failure(header).await?.into()),
             Kind::Born if received.pid.is_some() && received.pid == pidfd::number(&self.sandbox.pidfd()) => {
-                self.born = Some(Instant::now());
+                self.born = Some(self.said_at(header.id));
                 Ok(())
             }
             Kind::Born => Err(SandboxError::Protocol("a first frame of another process")),
             _ => Err(SandboxError::Protocol("no first frame")),
         }
+    }
+
+    /// When it said something, by its own clock, which is the worker's: reading it may
+    /// have had to wait for a processor. It may lie, but not leave its own start.
+    fn said_at(&self, monotonic_ns: u64) -> Instant {
+        let now = Instant::now();
+        let ago = Duration::from_nanos(time::monotonic_ns().saturating_sub(monotonic_ns));
+        now.checked_sub(ago).unwrap_or(now).max(self.born.unwrap_or(self.begun))
     }
 
     async fn failure(&self, header: Header) -> Result<Failure, SandboxError> {

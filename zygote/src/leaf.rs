@@ -2,7 +2,7 @@
 //! a time. Runs in a leaf; every call blocks.
 //!
 //! ```text
-//! Born ──▶ Prefault? ──▶ Specialize ──▶ Specialized ──▶ ( Invoke ──▶ Answer ──▶ reap )*      end of stream: exit
+//! Born ──▶ Prepare? ──▶ Specialize ──▶ Specialized ──▶ ( Invoke ──▶ Answer ──▶ reap )*      end of stream: exit
 //! ```
 
 use std::ffi::CString;
@@ -12,14 +12,16 @@ use nix::errno::Errno;
 
 use crate::contain::{self, SOCKET};
 use crate::sys::{self, SysError, mount, process, socket};
-use crate::wire::{self, At, Failure, Handler, Header, Kind, Request, Response, Specialize, Step};
+use crate::wire::{
+    self, At, Failure, GiveUp, Handler, Header, Kind, Prepare, Request, Response, Specialize, Step,
+};
 
-/// Sends a frame without payload.
+/// Sends a frame without payload, and when that was: the worker may be slow to read it.
 ///
 /// # Errors
 /// As `sendmsg(2)`.
 pub fn send_bare(kind: Kind) -> sys::Result<()> {
-    let header = Header { kind, head: 0, body: 0, id: 0 };
+    let header = Header { kind, head: 0, body: 0, id: sys::time::monotonic_ns() };
     socket::write_all(process::borrow(SOCKET), &[&header.encode()])
 }
 
@@ -46,7 +48,7 @@ pub fn fail(socket: &impl AsFd, failure: Failure) -> ! {
 pub fn specialize() -> Handler {
     let control = process::borrow(SOCKET);
     match await_specialize() {
-        Ok((message, fds)) => match attach(&message, &fds).and_then(|()| confine(&message)) {
+        Ok((message, fds)) => match attach(&message.targets, &fds).and_then(|()| give_up(&message.give_up)) {
             Ok(()) => match send_bare(Kind::Specialized) {
                 Ok(()) => message.handler,
                 Err(_) => process::exit_now(0),
@@ -63,7 +65,10 @@ fn await_specialize() -> sys::Result<(Specialize, Vec<OwnedFd>)> {
         let garbage = |_| SysError { call: "recvmsg", errno: Errno::EBADMSG };
         match kind {
             Kind::Specialize => return Ok((wire::decode(&head).map_err(garbage)?, fds)),
-            Kind::Prefault => crate::prefault::prefault(&wire::decode(&head).map_err(garbage)?),
+            Kind::Prepare => {
+                let message = wire::decode(&head).map_err(garbage)?;
+                prepare(&message, &fds).unwrap_or_else(|failure| fail(&process::borrow(SOCKET), failure));
+            }
             _ => return Err(SysError { call: "recvmsg", errno: Errno::EBADMSG }),
         }
     }
@@ -85,21 +90,32 @@ fn receive_frame() -> sys::Result<(Kind, Vec<u8>, Vec<OwnedFd>)> {
     Ok((header.kind, head, first.fds))
 }
 
-fn attach(message: &Specialize, fds: &[OwnedFd]) -> Result<(), Failure> {
+/// What a blank does while it waits.
+fn prepare(message: &Prepare, fds: &[OwnedFd]) -> Result<(), Failure> {
+    attach(&message.targets, fds)?;
+    contain::confine_waiting(&message.confinement)?;
+    crate::prefault::prefault(&message.prefault);
+    Ok(())
+}
+
+fn attach(targets: &[String], fds: &[OwnedFd]) -> Result<(), Failure> {
     let bad = Failure { step: Step::Message, errno: Errno::EBADMSG as i32 };
-    if message.targets.len() != fds.len() {
+    if targets.len() != fds.len() {
         return Err(bad);
     }
-    for (target, fd) in message.targets.iter().zip(fds) {
-        // Relative to `/`, where the walls left us.
-        let target = CString::new(target.as_str()).map_err(|_| bad)?;
+    for (target, fd) in targets.iter().zip(fds) {
+        let target = CString::new(format!("/{target}")).map_err(|_| bad)?;
         mount::attach(fd.as_fd(), &target).at(Step::Code)?;
     }
     Ok(())
 }
 
-fn confine(message: &Specialize) -> Result<(), Failure> {
-    message.confinement.as_ref().map_or(Ok(()), contain::confine)
+fn give_up(what: &GiveUp) -> Result<(), Failure> {
+    match what {
+        GiveUp::Nothing => Ok(()),
+        GiveUp::All(confinement) => contain::confine(confinement),
+        GiveUp::Rest { filter } => contain::confine_rest(filter),
+    }
 }
 
 /// One request.

@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use crate::contain::{self, Prepared, SOCKET};
 use crate::solidify;
 use crate::sys::process::{self, Forked, fork_into};
-use crate::sys::socket;
+use crate::sys::{privilege, socket};
 use crate::wire::{self, At, Failure, FromZygote, Imports, Kind, Ready, Solid, Step, ToZygote, Walls};
 
 /// What a language runtime must be told around a fork.
@@ -44,6 +44,8 @@ pub fn serve(interpreter: &dyn Interpreter, mut ready: Ready, solidify: bool) ->
     // Children that the imports started and that have ended are none.
     while let Ok(Some(_)) = process::wait_any(false) {}
     process::ignore_children(true);
+    // It runs no program any more; its leaves find the set empty.
+    let _ = privilege::bound_capabilities(0);
     let mut buffer = vec![0; wire::MAX_MESSAGE];
     ready.threads = process::thread_count().map_or(0, |count| count as u32);
     if solidify && ready.threads == 1 {

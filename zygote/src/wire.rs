@@ -193,13 +193,35 @@ pub struct Solid {
     pub took_us: u64,
 }
 
+/// What a blank does while it waits: all that no function need be known for.
+/// Descriptors: one for each of `targets`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Prepare {
+    pub targets: Vec<String>,
+    /// Its filter lets through what the rest takes: see [`GiveUp::Rest`].
+    pub confinement: Confinement,
+    pub prefault: Prefault,
+}
+
 /// Turns a waiting leaf into one of a function, once. Descriptors: one for each of `targets`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Specialize {
     pub targets: Vec<String>,
-    /// `None` where the process was confined at its birth.
-    pub confinement: Option<Confinement>,
+    pub give_up: GiveUp,
     pub handler: Handler,
+}
+
+/// What a leaf has left to give up when it becomes a function's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GiveUp {
+    /// It was confined at its birth.
+    Nothing,
+    All(Confinement),
+    /// It was prepared: the one capability that attaching takes, and by this filter
+    /// the calls that this step makes.
+    Rest {
+        filter: Vec<u8>,
+    },
 }
 
 /// Pages that follow each other, by number (address / 4096).
@@ -209,7 +231,7 @@ pub struct PageRange {
     pub count: u32,
 }
 
-/// What a blank populates while it waits.
+/// Pages that a blank populates.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prefault {
     pub read: Vec<PageRange>,
@@ -257,16 +279,16 @@ pub enum Kind {
     Specialize = 1,
     /// To a leaf: [`Request`] and body.
     Invoke = 2,
-    /// From a leaf: it stands behind its walls and waits. No payload.
+    /// From a leaf: it stands behind its walls and waits. No payload; `id` is the time.
     Born = 3,
     /// From a leaf: [`Failure`]; it ends.
     Failed = 4,
     /// From a leaf: [`Response`] and body.
     Answer = 5,
-    /// To a blank, before [`Kind::Specialize`]: [`Prefault`].
-    Prefault = 6,
+    /// To a blank, before [`Kind::Specialize`]: [`Prepare`], with descriptors.
+    Prepare = 6,
     /// From a leaf: it gave everything up, and now begins to load its handler. No
-    /// payload. Before this nothing of the function has run.
+    /// payload; `id` is the time. Before this nothing of the function has run.
     Specialized = 7,
 }
 
@@ -276,7 +298,8 @@ pub struct Header {
     pub kind: Kind,
     pub head: u32,
     pub body: u32,
-    /// The request it belongs to, as the worker numbered it.
+    /// The request it belongs to, as the worker numbered it; in a frame that only
+    /// says that something happened, when: `CLOCK_MONOTONIC` in ns.
     pub id: u64,
 }
 
@@ -311,7 +334,7 @@ impl Header {
             3 => Kind::Born,
             4 => Kind::Failed,
             5 => Kind::Answer,
-            6 => Kind::Prefault,
+            6 => Kind::Prepare,
             7 => Kind::Specialized,
             other => return Err(BadFrame::Kind(other)),
         };

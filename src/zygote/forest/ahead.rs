@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use hosier_zygote::wire::Prepare;
 use tokio::sync::Notify;
 
 use super::Forest;
@@ -38,11 +39,17 @@ impl Forest {
 
     /// Makes the blanks that a node lacks, one after the other, away from the path.
     pub(super) fn replenish(self: &Arc<Self>, tree: &Arc<Tree>, entry: &Arc<Entry>) {
-        if self.parts.blanks == 0 || !self.claim_refill(entry) {
+        let wanted = self.claim_refill(entry);
+        if !wanted && !tree.namespace.lacks() {
             return;
         }
         let (forest, tree, entry) = (Arc::clone(self), Arc::clone(tree), Arc::clone(entry));
         tokio::spawn(async move {
+            if !wanted {
+                forest.until_quiet(&entry).await;
+                forest.refill(&tree);
+                return;
+            }
             loop {
                 forest.until_quiet(&entry).await;
                 let made = forest.make_blank(&tree, &entry).await;
@@ -69,6 +76,9 @@ impl Forest {
 
     /// Whether a blank is lacking and nobody makes one; the caller then does.
     pub(super) fn claim_refill(&self, entry: &Entry) -> bool {
+        if self.parts.blanks == 0 {
+            return false;
+        }
         let sandboxes = &self.parts.sandboxes;
         let free = sandboxes.tuning.max_sandboxes - sandboxes.taken();
         let mut blanks = entry.blanks();
@@ -101,13 +111,19 @@ impl Forest {
             return Ok(None);
         };
         let begun = Instant::now();
-        let limits = &self.parts.leaf_limits;
-        let (mut leaf, _, _) = self.fork_leaf(tree, &zygote, limits, Some(permit)).await?;
+        let view = self.view(&entry.closure)?;
+        // Those of the last start: the next one's are likely the same.
+        let limits = entry.blanks().limits.unwrap_or(self.parts.leaf_limits);
+        let (mut leaf, _, _) = self.fork_leaf(tree, &zygote, &limits, Some(permit)).await?;
         leaf.wait_as_blank().await?;
         let known = if self.parts.prefault { zygote.working_set().prefault() } else { None };
-        if let Some(wanted) = known {
-            leaf.prefault(&wanted).await?;
-        }
+        let message = Prepare {
+            targets: vec!["packages".to_owned()],
+            confinement: self.parts.sandboxes.confinement_of_blank(leaf.sandbox()),
+            prefault: known.unwrap_or_default(),
+        };
+        leaf.prepare(message, &[view.open()?]).await?;
+        leaf.sandbox_mut().keep(view);
         self.refill(tree);
         Ok(Some((leaf, begun.elapsed())))
     }

@@ -35,7 +35,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use hosier_zygote::birth::{Pid1, Role};
-use hosier_zygote::wire::{Confinement, Handler, Specialize};
+use hosier_zygote::wire::{GiveUp, Handler, Specialize};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::node::{self, Zygote};
@@ -152,11 +152,10 @@ impl Forest {
         for _ in 0..ATTEMPTS {
             let (entry, zygote) = self.usable(&tree, need.pins).await?;
             let node = begun.elapsed();
-            entry.blanks().demand.started(Instant::now());
-            let (mut leaf, confinement, cgroup) = match self.ready_blank(&entry, need.limits) {
+            entry.blanks().started(Instant::now(), need.limits);
+            let (mut leaf, give_up, cgroup) = match self.ready_blank(&entry, need.limits) {
                 Some(leaf) => {
-                    let confinement = self.parts.sandboxes.confinement_of(leaf.sandbox());
-                    (leaf, confinement, Duration::ZERO)
+                    (leaf, GiveUp::Rest { filter: self.parts.sandboxes.last_filter() }, Duration::ZERO)
                 }
                 None => match self.fork_leaf(&tree, &zygote, need.limits, permit.take()).await {
                     Ok(forked) => forked,
@@ -169,12 +168,17 @@ impl Forest {
                     Err(error) => return Err(error),
                 },
             };
+            let (mut targets, mut mounts) = (vec!["handler".to_owned()], vec![open_sealed(need.code)?]);
+            // A blank has its node's packages already: mostly all that its function asks for.
+            if !leaf.was_blank() || entry.closure != *need.pins {
+                targets.push("packages".to_owned());
+                mounts.push(view.open()?);
+            }
             let message = Specialize {
-                targets: vec!["packages".to_owned(), "handler".to_owned()],
-                confinement: Some(confinement),
+                targets,
+                give_up,
                 handler: handler(need.env, need.pins, need.function, need.file),
             };
-            let mounts = [view.open()?, open_sealed(need.code)?];
             match leaf.specialize(&message, &mounts).await {
                 Ok(()) => {}
                 // A blank that died while it waited costs no request.
@@ -182,7 +186,6 @@ impl Forest {
                 Err(error) => return Err(leaf.last_word(error).await.into()),
             }
             leaf.sandbox_mut().keep(view);
-            self.refill(&tree);
             self.replenish(&tree, &entry);
             return Ok((leaf, Spent { on_path, node, cgroup }));
         }
@@ -203,7 +206,7 @@ impl Forest {
         zygote: &Arc<Zygote>,
         limits: &Limits,
         permit: Option<OwnedSemaphorePermit>,
-    ) -> Result<(Leaf, Confinement, Duration), ZygoteError> {
+    ) -> Result<(Leaf, GiveUp, Duration), ZygoteError> {
         let begun = Instant::now();
         let cell = self.parts.sandboxes.cell(Order {
             purpose: Purpose::Leaf,
@@ -217,7 +220,7 @@ impl Forest {
         let confinement = self.parts.sandboxes.confinement(&cell, Purpose::Leaf);
         let cgroup = cell.cgroup_time;
         let started = self.fork(zygote, cell).await?;
-        Ok((Leaf::new(started, Some(Arc::clone(zygote)), begun), confinement, cgroup))
+        Ok((Leaf::new(started, Some(Arc::clone(zygote)), begun), GiveUp::All(confinement), cgroup))
     }
 
     /// In a task of its own: a fork must not be given up halfway.
@@ -257,7 +260,7 @@ impl Forest {
         let mut leaf = Leaf::new(sandboxes.spawn(cell, program, None).await?, None, begun);
         let message = Specialize {
             targets: Vec::new(),
-            confinement: None,
+            give_up: GiveUp::Nothing,
             handler: handler(need.env, need.pins, need.function, need.file),
         };
         if let Err(error) = leaf.specialize(&message, &[]).await {

@@ -62,11 +62,14 @@ fn born() -> PyResult<()> {
     leaf::born_fresh().map_err(|error| PyOSError::new_err(error.to_string()))
 }
 
-/// Waits to become a leaf of one function: (function, file, path, env).
+/// What a function is made of: (file, path, env).
+type Handler = (String, Vec<String>, Vec<(String, String)>);
+
+/// Waits to become a leaf of one function.
 #[pyfunction]
-fn specialize(py: Python<'_>) -> (String, String, Vec<String>, Vec<(String, String)>) {
+fn specialize(py: Python<'_>) -> Handler {
     let handler = py.detach(leaf::specialize);
-    (handler.function, handler.file, handler.path, handler.env)
+    (handler.file, handler.path, handler.env)
 }
 
 /// Waits for a request: (id, head, body).

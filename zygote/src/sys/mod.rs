@@ -13,6 +13,7 @@ pub mod net;
 pub mod privilege;
 pub mod process;
 pub mod socket;
+pub mod time;
 
 use std::fmt;
 
