@@ -48,6 +48,8 @@ pub fn run(args: &UpArgs) -> Result<(), CliError> {
     }
     if args.detached {
         let _ = nix::unistd::setsid();
+        // Nothing is open yet but what the caller left open: another's lock, say.
+        let _ = hosier_zygote::sys::process::close_from(3);
     }
     let lock = place.lock()?;
     let site = Site { run: place.run(), group: place.group(), socket: Some(place.socket()) };
