@@ -222,6 +222,11 @@ pub(super) const KEYS: &[Key] = &[
     key("sandbox.tmp_inodes", Allowed::Number(16, 1 << 24), "Files in each of them."),
     key("sandbox.cgroup_pool", Allowed::Number(0, 1024), "Cgroups kept ready."),
     key(
+        "sandbox.netns_pool",
+        Allowed::Number(0, 1024),
+        "Network namespaces kept ready for a tree; 0 is off.",
+    ),
+    key(
         "sandbox.namespaces.mount",
         ALWAYS,
         "Namespaces of a sandbox; ipc, uts, cgroup and net can be left out for experiments. Those of\nusers, mounts and pids carry the sandbox and are always made.",

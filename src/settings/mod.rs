@@ -93,6 +93,7 @@ pub struct SandboxSettings {
     pub tmp_mib: u32,
     pub tmp_inodes: u32,
     pub cgroup_pool: usize,
+    pub netns_pool: usize,
     pub namespaces: Namespaces,
 }
 
@@ -193,6 +194,7 @@ impl Settings {
                 tmp_mib: raw.sandbox.tmp_mb,
                 tmp_inodes: raw.sandbox.tmp_inodes,
                 cgroup_pool: raw.sandbox.cgroup_pool as usize,
+                netns_pool: raw.sandbox.netns_pool as usize,
                 namespaces: Namespaces {
                     mount: raw.sandbox.namespaces.mount,
                     pid: raw.sandbox.namespaces.pid,

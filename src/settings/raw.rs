@@ -70,6 +70,7 @@ section!(RawSandbox {
     tmp_mb: u32 = 64,
     tmp_inodes: u32 = 16384,
     cgroup_pool: u32 = 8,
+    netns_pool: u32 = 16,
     namespaces: RawNamespaces = RawNamespaces::default(),
 });
 

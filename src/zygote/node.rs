@@ -20,7 +20,7 @@ use hosier_zygote::wire::{self, FromZygote, Imports, Ready, ToZygote};
 
 use super::ZygoteError;
 use super::working_set::WorkingSet;
-use crate::sandbox::{Cell, Channel, Output, Program, Sandbox, Sandboxes, Started, UserNamespace};
+use crate::sandbox::{Cell, Channel, NetPool, Output, Program, Sandbox, Sandboxes, Started, UserNamespace};
 
 /// Longest wait for one fork.
 const FORK_BOUND_S: u64 = 10;
@@ -40,6 +40,8 @@ pub struct Zygote {
     channel: tokio::sync::Mutex<Option<Channel>>,
     sandbox: Sandbox,
     working_set: Mutex<WorkingSet>,
+    /// Shared by all that grew from one root.
+    nets: Option<Arc<NetPool>>,
     /// Killing a parent's stub kills its descendants: it must outlive them.
     _parent: Option<Arc<Zygote>>,
 }
@@ -72,8 +74,11 @@ impl Zygote {
             argv: interpreter(python, &boot(imports)),
             env: &environment(),
         };
+        let network = cell.network;
         let started = sandboxes.spawn(cell, program, Some(namespace)).await?;
-        Self::stand(id, started, None, bound).await
+        let mut root = Self::stand(id, started, None, bound).await?;
+        root.nets = sandboxes.net_pool(&root.sandbox, network)?;
+        Ok(root)
     }
 
     /// Forks a child zygote into `cell`, which then has to [`Self::stand`].
@@ -103,6 +108,28 @@ impl Zygote {
     /// What its leaves touch.
     pub(super) fn working_set(&self) -> MutexGuard<'_, WorkingSet> {
         self.working_set.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A network namespace for one leaf, if any is ready.
+    pub(super) fn take_net(&self) -> Option<OwnedFd> {
+        self.nets.as_ref()?.take()
+    }
+
+    /// Network namespaces that are ready.
+    pub(super) fn nets(&self) -> usize {
+        self.nets.as_ref().map_or(0, |pool| pool.count())
+    }
+
+    /// Whether [`Self::refill_nets`] has something to do.
+    pub(super) fn lacks_nets(&self) -> bool {
+        self.nets.as_ref().is_some_and(|pool| pool.lacks())
+    }
+
+    /// Has network namespaces made for the next leaves.
+    pub(super) async fn refill_nets(&self) {
+        if let Some(pool) = &self.nets {
+            pool.refill().await;
+        }
     }
 
     /// Bytes that it and its stub have charged.
@@ -220,6 +247,7 @@ impl Zygote {
             channel,
             sandbox,
             working_set: Mutex::default(),
+            nets: parent.as_ref().and_then(|parent| parent.nets.clone()),
             _parent: parent,
         })
     }

@@ -40,14 +40,15 @@ impl Forest {
     /// Makes the blanks that a node lacks, one after the other, away from the path.
     pub(super) fn replenish(self: &Arc<Self>, tree: &Arc<Tree>, entry: &Arc<Entry>) {
         let wanted = self.claim_refill(entry);
-        if !wanted && !tree.namespace.lacks() {
+        let lacks_nets = || entry.zygote().is_some_and(|zygote| zygote.lacks_nets());
+        if !wanted && !tree.namespace.lacks() && !lacks_nets() {
             return;
         }
         let (forest, tree, entry) = (Arc::clone(self), Arc::clone(tree), Arc::clone(entry));
         tokio::spawn(async move {
             if !wanted {
                 forest.until_quiet(&entry).await;
-                forest.refill(&tree);
+                forest.refill(&tree, &entry);
                 return;
             }
             loop {
@@ -124,7 +125,7 @@ impl Forest {
         };
         leaf.prepare(message, &[view.open()?]).await?;
         leaf.sandbox_mut().keep(view);
-        self.refill(tree);
+        self.refill(tree, entry);
         Ok(Some((leaf, begun.elapsed())))
     }
 
@@ -152,8 +153,11 @@ impl Forest {
         }
     }
 
-    /// Makes control groups for the next starts, away from this one's path.
-    pub(super) fn refill(&self, tree: &Arc<Tree>) {
+    /// Makes control groups and network namespaces for the next starts, away from this one's path.
+    pub(super) fn refill(&self, tree: &Arc<Tree>, entry: &Entry) {
+        if let Some(zygote) = entry.zygote() {
+            tokio::spawn(async move { zygote.refill_nets().await });
+        }
         if tree.namespace.lacks() {
             let namespace = Arc::clone(&tree.namespace);
             tokio::task::spawn_blocking(move || namespace.refill());

@@ -108,6 +108,7 @@ impl Forest {
             limits: &parts.limits,
             permit,
             writable: None,
+            net: None,
         });
         let mut cell = cell.await?;
         let begun = Instant::now();

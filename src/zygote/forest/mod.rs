@@ -215,6 +215,7 @@ impl Forest {
             limits,
             permit,
             writable: self.parts.writable_root.then_some(&[]),
+            net: zygote.take_net(),
         });
         let cell = cell.await?;
         let confinement = self.parts.sandboxes.confinement(&cell, Purpose::Leaf);
@@ -246,6 +247,7 @@ impl Forest {
             limits: need.limits,
             permit: Some(need.permit),
             writable: self.parts.writable_root.then_some(&[]),
+            net: None,
         });
         let mut cell = cell.await?;
         cell.mount("packages", view.open()?);
@@ -304,7 +306,8 @@ impl Forest {
         if self.parts.enabled {
             let tree = self.tree(network).await?;
             let root = Arc::clone(&tree.entries()[0]);
-            self.standing(&tree, &root).await?;
+            let zygote = self.standing(&tree, &root).await?;
+            zygote.refill_nets().await;
             let namespace = Arc::clone(&tree.namespace);
             let _ = tokio::task::spawn_blocking(move || namespace.refill()).await;
             tokio::spawn(janitor(Arc::downgrade(self)));
@@ -333,8 +336,9 @@ impl Forest {
     pub async fn picture(&self) -> String {
         let mut text = String::new();
         for tree in self.trees.lock().await.values() {
-            text.push_str(&format!("tree (network {:?})\n", tree.network));
             let entries = tree.entries().clone();
+            let nets = entries[0].zygote().map_or(0, |root| root.nets());
+            text.push_str(&format!("tree (network {:?}) nets={nets}\n", tree.network));
             draw(&mut text, &entries, None, 1);
         }
         text
