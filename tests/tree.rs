@@ -5,6 +5,7 @@
 //! ```text
 //! tree/shape      a tree file: nodes, siblings, versions, depth
 //! tree/grown      no tree file: it grows itself, within bounds
+//! tree/ages       nodes that came of age
 //! tree/deaths     nodes that are killed
 //! tree/hostile    packages that misbehave at import
 //! tree/leaves     what a forked leaf is: randomness, hooks, path, pandas
@@ -12,6 +13,8 @@
 
 mod support;
 
+#[path = "tree/ages.rs"]
+mod ages;
 #[path = "tree/deaths.rs"]
 mod deaths;
 #[path = "tree/grown.rs"]

@@ -240,6 +240,12 @@ pub(super) const KEYS: &[Key] = &[
     key("zygote.procs", Allowed::Number(2, 65_536), "Processes and threads of one zygote, while it imports."),
     key("zygote.grow_timeout_s", Allowed::Number(1, 3600), "Longest time for a zygote's imports."),
     key("zygote.max_nodes", Allowed::Number(1, 4096), "Zygotes alive at one time."),
+    key(
+        "zygote.max_forks",
+        Allowed::Number(0, u32::MAX as i64),
+        "A zygote that forked so often is replaced, and its tree with it, so that address layouts and\nhash seeds change; 0 is never.",
+    ),
+    key("zygote.max_age_s", Allowed::Number(0, YEAR_S), "One that stands for so long is, too; 0 is never."),
     key("zygote.gc_freeze", BOOL, "Run gc.collect() and gc.freeze() before a zygote serves."),
     key(
         "zygote.blanks",

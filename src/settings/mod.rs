@@ -114,6 +114,10 @@ pub struct ZygoteSettings {
     pub procs: u32,
     pub grow_timeout: Duration,
     pub max_nodes: usize,
+    /// 0: never too many.
+    pub max_forks: u64,
+    /// None: never too old.
+    pub max_age: Option<Duration>,
     pub gc_freeze: bool,
     pub solidify: bool,
     pub blanks: usize,
@@ -209,6 +213,8 @@ impl Settings {
                 procs: raw.zygote.procs,
                 grow_timeout: s(raw.zygote.grow_timeout_s),
                 max_nodes: raw.zygote.max_nodes as usize,
+                max_forks: u64::from(raw.zygote.max_forks),
+                max_age: Some(s(raw.zygote.max_age_s)).filter(|age| !age.is_zero()),
                 gc_freeze: raw.zygote.gc_freeze,
                 solidify: raw.zygote.solidify,
                 blanks: raw.zygote.blanks as usize,

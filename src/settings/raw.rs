@@ -88,6 +88,8 @@ section!(RawZygote {
     procs: u32 = 64,
     grow_timeout_s: u64 = 120,
     max_nodes: u32 = 64,
+    max_forks: u32 = 100_000,
+    max_age_s: u64 = 86_400,
     gc_freeze: bool = true,
     solidify: bool = true,
     blanks: u32 = 4,

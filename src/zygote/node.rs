@@ -13,7 +13,7 @@
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hosier_zygote::birth::{Pid1, Role};
 use hosier_zygote::wire::{self, FromZygote, Imports, Ready, ToZygote};
@@ -34,6 +34,11 @@ const LOG_LIMIT: usize = 64 * 1024;
 pub struct Zygote {
     pub id: u64,
     pub ready: Ready,
+    /// When it stood.
+    pub since: Instant,
+    /// The sandbox of the root that it descends from, its own if it is one: no number
+    /// is given twice.
+    pub root: u64,
     /// Children made so far.
     pub forks: AtomicU64,
     /// `None` once it broke off in the middle of a question.
@@ -135,6 +140,11 @@ impl Zygote {
     /// Bytes that it and its stub have charged.
     pub fn memory(&self) -> u64 {
         self.sandbox.usage().map_or(0, |usage| usage.mem_bytes)
+    }
+
+    /// Children made so far.
+    pub fn forked(&self) -> u64 {
+        self.forks.load(Ordering::Relaxed)
     }
 
     /// The number of its sandbox.
@@ -243,6 +253,8 @@ impl Zygote {
         Ok(Self {
             id,
             ready,
+            since: Instant::now(),
+            root: parent.as_ref().map_or(sandbox.id(), |parent| parent.root),
             forks: AtomicU64::new(0),
             channel,
             sandbox,

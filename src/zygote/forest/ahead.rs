@@ -54,12 +54,17 @@ impl Forest {
             loop {
                 forest.until_quiet(&entry).await;
                 let made = forest.make_blank(&tree, &entry).await;
+                // A node that was replaced meanwhile has no use for one of the old.
+                let current =
+                    made.as_ref().is_ok_and(|made| made.as_ref().is_some_and(|(leaf, _)| entry.is_of(leaf)));
                 let mut blanks = entry.blanks();
                 blanks.coming = 0;
                 match made {
                     Ok(Some((leaf, took))) => {
                         blanks.demand.refilled(took);
-                        blanks.add(leaf);
+                        if current {
+                            blanks.add(leaf);
+                        }
                     }
                     Ok(None) => return,
                     Err(error) => {
@@ -171,5 +176,6 @@ pub(super) async fn janitor(forest: Weak<Forest>) {
         tokio::time::sleep(COLD_AFTER / 4).await;
         let Some(forest) = forest.upgrade() else { return };
         forest.drop_cold_blanks().await;
+        forest.renew_old().await;
     }
 }

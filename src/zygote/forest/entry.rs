@@ -11,12 +11,14 @@ use crate::sandbox::{Network, UserNamespace};
 use crate::zygote::blanks::Blanks;
 use crate::zygote::node::Zygote;
 use crate::zygote::select::{Candidate, best};
-use crate::zygote::{Pin, Pins, ZygoteError};
+use crate::zygote::{Leaf, Pin, Pins, ZygoteError};
 
 pub(super) struct Tree {
     pub(super) network: Network,
     pub(super) namespace: Arc<UserNamespace>,
     pub(super) entries: Mutex<Vec<Arc<Entry>>>,
+    /// Held while nodes that came of age are replaced; not again before then.
+    pub(super) renewing: tokio::sync::Mutex<Option<Instant>>,
 }
 
 pub(super) struct Entry {
@@ -59,6 +61,11 @@ impl Entry {
 
     pub(super) fn zygote(&self) -> Option<Arc<Zygote>> {
         self.state().zygote.clone()
+    }
+
+    /// Whether a leaf of this zygote is one of the node as it now is.
+    pub(super) fn is_of(&self, leaf: &Leaf) -> bool {
+        self.state().zygote.as_ref().is_some_and(|zygote| leaf.is_of(zygote))
     }
 
     pub(super) fn touch(&self) {

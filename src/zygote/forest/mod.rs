@@ -19,6 +19,7 @@
 //! | `plan` | which nodes may serve some pins, and the best of them |
 //! | `grow` | a node's zygote, its ancestors grown first |
 //! | `entry` | a node that may exist, and its state |
+//! | `renew` | nodes that came of age, grown again |
 //! | `ahead` | blanks and control groups, made while nobody waits |
 //!
 //! What is not the node's fault (no place is free, say) passes it over for one start.
@@ -27,6 +28,7 @@ mod ahead;
 mod entry;
 mod grow;
 mod plan;
+mod renew;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -38,6 +40,7 @@ use hosier_zygote::birth::{Pid1, Role};
 use hosier_zygote::wire::{GiveUp, Handler, Specialize};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::age::Ageing;
 use super::node::{self, Zygote};
 use super::{Leaf, Pin, Pins, Template, ZygoteError};
 use crate::sandbox::{Limits, Network, Order, Program, Purpose, Sandboxes, View, open_sealed};
@@ -77,6 +80,8 @@ pub struct ForestParts {
     pub leaf_limits: Limits,
     pub grow_bound: Duration,
     pub max_nodes: usize,
+    /// How long a node serves.
+    pub ageing: Ageing,
     pub gc_freeze: bool,
     pub solidify: bool,
     /// Blanks that one node keeps, at most; 0 is off.
@@ -187,6 +192,7 @@ impl Forest {
             }
             leaf.sandbox_mut().keep(view);
             self.replenish(&tree, &entry);
+            self.renew(&tree, &entry);
             return Ok((leaf, Spent { on_path, node, cgroup }));
         }
         Err(last.unwrap_or(ZygoteError::Died { node: 0 }))
@@ -279,7 +285,12 @@ impl Forest {
         }
         let namespace = self.parts.sandboxes.user_namespace(trees.len(), self.parts.leaf_limits)?;
         let root = self.entry(None, Pins::new(), Pins::new());
-        let tree = Arc::new(Tree { network, namespace, entries: Mutex::new(vec![root]) });
+        let tree = Arc::new(Tree {
+            network,
+            namespace,
+            entries: Mutex::new(vec![root]),
+            renewing: Default::default(),
+        });
         trees.insert(network, Arc::clone(&tree));
         Ok(tree)
     }
