@@ -8,6 +8,7 @@
 //! tree/ages       nodes that came of age
 //! tree/deaths     nodes that are killed
 //! tree/hostile    packages that misbehave at import
+//! tree/replicas   a busy node, a slow growth
 //! tree/leaves     what a forked leaf is: randomness, hooks, path, pandas
 //! ```
 
@@ -23,6 +24,8 @@ mod grown;
 mod hostile;
 #[path = "tree/leaves.rs"]
 mod leaves;
+#[path = "tree/replicas.rs"]
+mod replicas;
 #[path = "tree/shape.rs"]
 mod shape;
 #[path = "tree/site.rs"]

@@ -113,6 +113,8 @@ async fn work(
         },
         leaf_limits: settings.limits,
         grow_bound: settings.zygote.grow_timeout,
+        grow_wait: settings.zygote.grow_wait,
+        replicas: settings.zygote.replicas,
         // Leaves must find a place as well.
         // The root of a tree takes no place.
         max_nodes: settings.zygote.max_nodes.min(settings.sandbox.max_sandboxes / 2 + 1).max(1),

@@ -176,8 +176,8 @@ pub(super) const KEYS: &[Key] = &[
     key("installer_limits.runtime_sec", Allowed::Number(0, YEAR_S), "Longest run in seconds (default 300)."),
     key(
         "features.import_cache",
-        text(|kind| matches!(kind, "" | "tree"), "\"tree\" or \"\" (\"multitree\" is not served yet)"),
-        "\"tree\": fork sandboxes from zygotes. \"\": start each one anew.",
+        text(|kind| matches!(kind, "" | "tree" | "multitree"), "\"tree\", \"multitree\" or \"\""),
+        "\"tree\": fork sandboxes from zygotes. \"multitree\" is the same: see zygote.replicas.\n\"\": start each one anew.",
     ),
     key("features.enable_seccomp", BOOL, "Filter system calls. Off is for experiments only."),
     inert("features.reuse_cgroups", BOOL),
@@ -239,6 +239,16 @@ pub(super) const KEYS: &[Key] = &[
     key("zygote.mem_mb", Allowed::Number(16, MIB_MAX), "Memory of one zygote, in MiB."),
     key("zygote.procs", Allowed::Number(2, 65_536), "Processes and threads of one zygote, while it imports."),
     key("zygote.grow_timeout_s", Allowed::Number(1, 3600), "Longest time for a zygote's imports."),
+    key(
+        "zygote.grow_wait_ms",
+        Allowed::Number(0, 86_400_000),
+        "Longest time that a start waits for a zygote that is being grown, before an ancestor serves it.",
+    ),
+    key(
+        "zygote.replicas",
+        Allowed::Number(1, 64),
+        "Zygotes of one node, at most, while it is busy; 1 is off.",
+    ),
     key("zygote.max_nodes", Allowed::Number(1, 4096), "Zygotes alive at one time."),
     key(
         "zygote.max_forks",

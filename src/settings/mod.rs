@@ -113,6 +113,9 @@ pub struct ZygoteSettings {
     pub mem_mib: u32,
     pub procs: u32,
     pub grow_timeout: Duration,
+    pub grow_wait: Duration,
+    /// Zygotes of one node, at most.
+    pub replicas: usize,
     pub max_nodes: usize,
     /// 0: never too many.
     pub max_forks: u64,
@@ -182,7 +185,7 @@ impl Settings {
             limits: raw.limits.or(functions),
             installer_limits: raw.installer_limits.or(installers),
             features: Features {
-                import_cache: raw.features.import_cache == "tree",
+                import_cache: !raw.features.import_cache.is_empty(),
                 enable_seccomp: raw.features.enable_seccomp,
                 reuse_cgroups: raw.features.reuse_cgroups,
                 downsize_paused_mem: raw.features.downsize_paused_mem,
@@ -212,6 +215,8 @@ impl Settings {
                 mem_mib: raw.zygote.mem_mb,
                 procs: raw.zygote.procs,
                 grow_timeout: s(raw.zygote.grow_timeout_s),
+                grow_wait: ms(raw.zygote.grow_wait_ms),
+                replicas: raw.zygote.replicas as usize,
                 max_nodes: raw.zygote.max_nodes as usize,
                 max_forks: u64::from(raw.zygote.max_forks),
                 max_age: Some(s(raw.zygote.max_age_s)).filter(|age| !age.is_zero()),

@@ -87,6 +87,8 @@ section!(RawZygote {
     mem_mb: u32 = 2048,
     procs: u32 = 64,
     grow_timeout_s: u64 = 120,
+    grow_wait_ms: u64 = 5_000,
+    replicas: u32 = 2,
     max_nodes: u32 = 64,
     max_forks: u32 = 100_000,
     max_age_s: u64 = 86_400,

@@ -7,6 +7,7 @@
 //!   ├ blanks     leaves forked ahead of need, how many (pure)
 //!   ├ age        which node has served long enough (pure)
 //!   ├ evict      which node goes when there is no room (pure)
+//!   ├ replicas   when a node needs another zygote (pure)
 //!   ├ select     which node serves a set of pins (pure)
 //!   └ node       one zygote process: forks, grows children
 //! working_set  the pages that leaves of a node touch
@@ -25,6 +26,7 @@ mod forest;
 mod leaf;
 mod node;
 mod pin;
+mod replicas;
 mod select;
 mod template;
 mod working_set;

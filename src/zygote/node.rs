@@ -11,7 +11,7 @@
 //! the sandbox is dropped, even if the interpreter died long ago.
 
 use std::os::fd::{OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use hosier_zygote::birth::{Pid1, Role};
 use hosier_zygote::wire::{self, FromZygote, Imports, Ready, ToZygote};
 
 use super::ZygoteError;
+use super::replicas::Load;
 use super::working_set::WorkingSet;
 use crate::sandbox::{Cell, Channel, NetPool, Output, Program, Sandbox, Sandboxes, Started, UserNamespace};
 
@@ -45,6 +46,9 @@ pub struct Zygote {
     channel: tokio::sync::Mutex<Option<Channel>>,
     sandbox: Sandbox,
     working_set: Mutex<WorkingSet>,
+    load: Mutex<Load>,
+    /// Forks under way or waited for.
+    waiting: AtomicUsize,
     /// Shared by all that grew from one root.
     nets: Option<Arc<NetPool>>,
     /// Killing a parent's stub kills its descendants: it must outlive them.
@@ -115,6 +119,16 @@ impl Zygote {
         self.working_set.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How busy it is.
+    pub(super) fn load(&self) -> MutexGuard<'_, Load> {
+        self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forks under way or waited for.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// A network namespace for one leaf, if any is ready.
     pub(super) fn take_net(&self) -> Option<OwnedFd> {
         self.nets.as_ref()?.take()
@@ -170,7 +184,9 @@ impl Zygote {
         sandboxes: &Sandboxes,
         cell: Cell,
     ) -> Result<Started, ZygoteError> {
+        let _waiting = Waiting::new(&self.waiting);
         let mut slot = self.channel.lock().await;
+        let begun = Instant::now();
         let fds = cell.fds()?;
         let message = wire::encode(message);
         // Out of its place until the answer is here: one that comes late would be the next one's.
@@ -183,6 +199,7 @@ impl Zygote {
             *slot = Some(channel);
         }
         drop(slot);
+        self.load().forked(Instant::now(), begun.elapsed());
         let pidfd = match answer {
             Ok(pidfd) => pidfd,
             Err(error) => {
@@ -259,9 +276,27 @@ impl Zygote {
             channel,
             sandbox,
             working_set: Mutex::default(),
+            load: Mutex::default(),
+            waiting: AtomicUsize::new(0),
             nets: parent.as_ref().and_then(|parent| parent.nets.clone()),
             _parent: parent,
         })
+    }
+}
+
+/// One who waits for a zygote, counted while this lives.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

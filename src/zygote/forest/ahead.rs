@@ -58,7 +58,7 @@ impl Forest {
                 let current =
                     made.as_ref().is_ok_and(|made| made.as_ref().is_some_and(|(leaf, _)| entry.is_of(leaf)));
                 let mut blanks = entry.blanks();
-                blanks.coming = 0;
+                blanks.coming -= 1;
                 match made {
                     Ok(Some((leaf, took))) => {
                         blanks.demand.refilled(took);
@@ -80,17 +80,19 @@ impl Forest {
         });
     }
 
-    /// Whether a blank is lacking and nobody makes one; the caller then does.
+    /// Whether a blank is lacking and a zygote has time for one; the caller then does.
     pub(super) fn claim_refill(&self, entry: &Entry) -> bool {
         if self.parts.blanks == 0 {
             return false;
         }
         let sandboxes = &self.parts.sandboxes;
         let free = sandboxes.tuning.max_sandboxes - sandboxes.taken();
+        let zygotes = entry.zygotes().len().max(1);
         let mut blanks = entry.blanks();
-        let lacking = blanks.coming == 0 && blanks.lacking(Instant::now(), self.parts.blanks, free) > 0;
+        // Each zygote makes one at a time.
+        let lacking = blanks.coming < zygotes && blanks.lacking(Instant::now(), self.parts.blanks, free) > 0;
         if lacking {
-            blanks.coming = 1;
+            blanks.coming += 1;
         }
         lacking
     }
@@ -113,7 +115,7 @@ impl Forest {
         tree: &Arc<Tree>,
         entry: &Entry,
     ) -> Result<Option<(Leaf, Duration)>, ZygoteError> {
-        let (Some(permit), Some(zygote)) = (self.parts.sandboxes.place(), entry.zygote()) else {
+        let (Some(permit), Some(zygote)) = (self.parts.sandboxes.place(), entry.freest()) else {
             return Ok(None);
         };
         let begun = Instant::now();
@@ -176,6 +178,7 @@ pub(super) async fn janitor(forest: Weak<Forest>) {
         tokio::time::sleep(COLD_AFTER / 4).await;
         let Some(forest) = forest.upgrade() else { return };
         forest.drop_cold_blanks().await;
+        forest.drop_unused_replicas().await;
         forest.renew_old().await;
     }
 }

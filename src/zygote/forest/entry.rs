@@ -35,7 +35,12 @@ pub(super) struct Entry {
 }
 
 pub(super) struct State {
+    /// The one that others grow from.
     pub(super) zygote: Option<Arc<Zygote>>,
+    /// More of the same, where one is not enough; none without the first.
+    pub(super) replicas: Vec<Arc<Zygote>>,
+    /// Since when the first is being grown.
+    pub(super) growing: Option<Instant>,
     /// Measured, ancestors included.
     pub(super) import_us: Option<u64>,
     pub(super) deaths: u32,
@@ -63,9 +68,20 @@ impl Entry {
         self.state().zygote.clone()
     }
 
-    /// Whether a leaf of this zygote is one of the node as it now is.
+    /// The first and its replicas.
+    pub(super) fn zygotes(&self) -> Vec<Arc<Zygote>> {
+        let state = self.state();
+        state.zygote.iter().chain(&state.replicas).map(Arc::clone).collect()
+    }
+
+    /// The one that fewest wait for, the first among equals.
+    pub(super) fn freest(&self) -> Option<Arc<Zygote>> {
+        self.zygotes().into_iter().min_by_key(|zygote| zygote.waiting())
+    }
+
+    /// Whether a leaf is one of the node as it now is.
     pub(super) fn is_of(&self, leaf: &Leaf) -> bool {
-        self.state().zygote.as_ref().is_some_and(|zygote| leaf.is_of(zygote))
+        self.zygotes().iter().any(|zygote| leaf.is_of(zygote))
     }
 
     pub(super) fn touch(&self) {
@@ -117,9 +133,13 @@ pub(super) fn lost(entry: &Entry, zygote: &Arc<Zygote>, error: &ZygoteError) -> 
     }
     tracing::warn!(node = entry.id, %error, "a node is lost");
     let mut state = entry.state();
+    if entry.parent.is_some() && threads {
+        state.replicas.clear();
+    }
+    state.replicas.retain(|known| !Arc::ptr_eq(known, zygote));
     // Perhaps another start saw it first, and it was grown again.
     if state.zygote.as_ref().is_some_and(|known| Arc::ptr_eq(known, zygote)) {
-        state.zygote = None;
+        state.zygote = state.replicas.pop();
         state.deaths += 1;
         // The root is what all else depends on: it is always grown again.
         if entry.parent.is_some() && threads {
@@ -171,6 +191,9 @@ pub(super) fn draw(text: &mut String, entries: &[Arc<Entry>], parent: Option<u64
                 zygote.memory() / 1024,
                 state.import_us.unwrap_or(0) / 1000,
             )),
+        }
+        if !state.replicas.is_empty() {
+            text.push_str(&format!(" replicas={}", state.replicas.len()));
         }
         if let Some(zygote) = &state.zygote {
             match (&zygote.ready.solid, &zygote.ready.not_solid) {

@@ -19,6 +19,7 @@
 //! | `plan` | which nodes may serve some pins, and the best of them |
 //! | `grow` | a node's zygote, its ancestors grown first |
 //! | `entry` | a node that may exist, and its state |
+//! | `replicate` | more zygotes of a busy node |
 //! | `renew` | nodes that came of age, grown again |
 //! | `ahead` | blanks and control groups, made while nobody waits |
 //!
@@ -29,6 +30,7 @@ mod entry;
 mod grow;
 mod plan;
 mod renew;
+mod replicate;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -79,6 +81,10 @@ pub struct ForestParts {
     /// Limits that most leaves will have.
     pub leaf_limits: Limits,
     pub grow_bound: Duration,
+    /// Longest wait of a start for a node that an ancestor can serve for.
+    pub grow_wait: Duration,
+    /// Zygotes of one node, at most.
+    pub replicas: usize,
     pub max_nodes: usize,
     /// How long a node serves.
     pub ageing: Ageing,
@@ -193,6 +199,7 @@ impl Forest {
             leaf.sandbox_mut().keep(view);
             self.replenish(&tree, &entry);
             self.renew(&tree, &entry);
+            self.replicate(&tree, &entry);
             return Ok((leaf, Spent { on_path, node, cgroup }));
         }
         Err(last.unwrap_or(ZygoteError::Died { node: 0 }))
@@ -338,6 +345,7 @@ impl Forest {
         for tree in self.trees.lock().await.values() {
             for entry in tree.entries().iter() {
                 entry.blanks().clear();
+                entry.state().replicas.clear();
                 entry.state().zygote = None;
             }
         }

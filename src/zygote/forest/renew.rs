@@ -67,8 +67,8 @@ impl Forest {
     }
 
     fn due(&self, tree: &Tree, entry: &Entry) -> Due {
-        let root = Arc::clone(&tree.entries()[0]);
-        let (Some(zygote), Some(root)) = (entry.zygote(), root.zygote()) else { return Due::Nothing };
+        let root = tree.entries()[0].zygote();
+        let (Some(zygote), Some(root)) = (entry.zygote(), root) else { return Due::Nothing };
         let aged = Aged { forks: zygote.forked(), age: zygote.since.elapsed(), root: zygote.root };
         self.parts.ageing.due(&aged, root.root)
     }
