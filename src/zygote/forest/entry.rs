@@ -144,7 +144,7 @@ pub(super) fn lost(entry: &Entry, zygote: &Arc<Zygote>, error: &ZygoteError) -> 
         // The root is what all else depends on: it is always grown again.
         if entry.parent.is_some() && threads {
             state.unfit = Some("it has more than one thread".to_owned());
-        } else if entry.parent.is_some() && state.deaths > 1 {
+        } else if entry.parent.is_some() && state.zygote.is_none() && state.deaths > 1 {
             state.unfit = Some(format!("it died {} times; the last: {error}", state.deaths));
         }
     }

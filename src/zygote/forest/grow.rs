@@ -43,7 +43,8 @@ impl Forest {
             }
         }
         let entry = choose(&tree.entries(), pins, Grown::Only);
-        let zygote = self.standing(tree, &entry).await?;
+        let first = self.standing(tree, &entry).await?;
+        let zygote = entry.freest().unwrap_or(first);
         Ok((entry, zygote))
     }
 
@@ -58,7 +59,9 @@ impl Forest {
             return self.standing(tree, entry).await.map(Some);
         }
         // What a growth under way took already is not waited for again.
-        let waited = entry.state().growing.map_or(Duration::ZERO, |since| since.elapsed());
+        let path = entry.path();
+        let since = path.iter().filter_map(|entry| entry.state().growing).min();
+        let waited = since.map_or(Duration::ZERO, |since| since.elapsed());
         let (forest, grown_tree, grown) = (Arc::clone(self), Arc::clone(tree), Arc::clone(entry));
         let growing = tokio::spawn(async move { forest.standing(&grown_tree, &grown).await });
         match tokio::time::timeout(self.parts.grow_wait.saturating_sub(waited), growing).await {
