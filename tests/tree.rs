@@ -5,13 +5,17 @@
 //! ```text
 //! tree/shape      a tree file: nodes, siblings, versions, depth
 //! tree/grown      no tree file: it grows itself, within bounds
+//! tree/ages       nodes that came of age
 //! tree/deaths     nodes that are killed
 //! tree/hostile    packages that misbehave at import
+//! tree/replicas   a busy node, a slow growth
 //! tree/leaves     what a forked leaf is: randomness, hooks, path, pandas
 //! ```
 
 mod support;
 
+#[path = "tree/ages.rs"]
+mod ages;
 #[path = "tree/deaths.rs"]
 mod deaths;
 #[path = "tree/grown.rs"]
@@ -20,6 +24,8 @@ mod grown;
 mod hostile;
 #[path = "tree/leaves.rs"]
 mod leaves;
+#[path = "tree/replicas.rs"]
+mod replicas;
 #[path = "tree/shape.rs"]
 mod shape;
 #[path = "tree/site.rs"]

@@ -140,6 +140,7 @@ fn tuning(settings: &Settings) -> Tuning {
         tmp_mib: settings.sandbox.tmp_mib,
         tmp_inodes: settings.sandbox.tmp_inodes,
         cgroup_pool: settings.sandbox.cgroup_pool,
+        netns_pool: settings.sandbox.netns_pool,
         max_sandboxes: settings.sandbox.max_sandboxes,
     }
 }

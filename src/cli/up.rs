@@ -25,7 +25,7 @@ use crate::sandbox::{Limits, SandboxError, Sandboxes};
 use crate::settings::{Rootfs, Settings, Tree};
 use crate::stats::Stats;
 use crate::trigger;
-use crate::zygote::{Forest, ForestParts, Template};
+use crate::zygote::{Ageing, Forest, ForestParts, Template};
 
 /// How long `up -d` waits for the worker to be ready.
 const READY_BOUND: Duration = Duration::from_secs(60);
@@ -115,9 +115,12 @@ async fn work(
         },
         leaf_limits: settings.limits,
         grow_bound: settings.zygote.grow_timeout,
+        grow_wait: settings.zygote.grow_wait,
+        replicas: settings.zygote.replicas,
         // Leaves must find a place as well.
         // The root of a tree takes no place.
         max_nodes: settings.zygote.max_nodes.min(settings.sandbox.max_sandboxes / 2 + 1).max(1),
+        ageing: Ageing { max_forks: settings.zygote.max_forks, max_age: settings.zygote.max_age },
         gc_freeze: settings.zygote.gc_freeze,
         solidify: settings.zygote.solidify,
         blanks: settings.zygote.blanks,

@@ -57,6 +57,8 @@ pub struct Cell {
     pub(super) child_socket: OwnedFd,
     pub(super) child_log: OwnedFd,
     pub(super) mounts: Vec<OwnedFd>,
+    /// Made ahead of need, for nobody else.
+    pub(super) net: Option<OwnedFd>,
     pub(super) cgroup: Cgroup,
     pub(super) permit: Option<OwnedSemaphorePermit>,
     /// Its own range, where it gets a user namespace of its own.
@@ -77,6 +79,8 @@ pub struct Order<'a> {
     pub permit: Option<OwnedSemaphorePermit>,
     /// A root to write anywhere, with these mount points made.
     pub writable: Option<&'a [MountPoint]>,
+    /// A network namespace to enter; `None` for a new one.
+    pub net: Option<OwnedFd>,
 }
 
 impl Cell {
@@ -96,6 +100,7 @@ impl Cell {
         fds.extend(self.mounts.iter().map(AsRawFd::as_raw_fd));
         fds.extend(birth.into.iter().map(AsRawFd::as_raw_fd));
         fds.extend(birth.tasks.iter().map(AsRawFd::as_raw_fd));
+        fds.extend(self.net.iter().map(AsRawFd::as_raw_fd));
         Ok(fds)
     }
 

@@ -113,6 +113,7 @@ impl Sandboxes {
             limits: &command.limits,
             permit: None,
             writable: Some(&points),
+            net: None,
         });
         let mut cell = cell.await?;
         let mut lent = lend(&command.binds, cell.root_id())?;

@@ -31,7 +31,9 @@ use super::ids::{IdRange, Ids, RANGE};
 use super::life::{Estate, Identity, Kept, Roster};
 use super::seccomp::Filters;
 use super::writable::{Wanted, WritableRoot};
-use super::{Base, Channel, Limits, MountPoint, Network, Output, Sandbox, SandboxError, Spawner, Undertaker};
+use super::{
+    Base, Channel, Limits, MountPoint, NetPool, Network, Output, Sandbox, SandboxError, Spawner, Undertaker,
+};
 use crate::stats::Stats;
 
 /// Open descriptors of a confined process, at most.
@@ -58,6 +60,8 @@ pub struct Tuning {
     pub tmp_mib: u32,
     pub tmp_inodes: u32,
     pub cgroup_pool: usize,
+    /// Network namespaces that a tree keeps ready; 0 is off.
+    pub netns_pool: usize,
     pub max_sandboxes: usize,
 }
 
@@ -135,6 +139,19 @@ impl Sandboxes {
         Ok(Arc::new(UserNamespace { ids, pool, next_leaf: AtomicU64::new(0) }))
     }
 
+    /// A pool of network namespaces for what is forked below a root zygote; `None`
+    /// where those have none of their own, or it is switched off.
+    ///
+    /// # Errors
+    /// The zygote is gone.
+    pub fn net_pool(&self, root: &Sandbox, network: Network) -> Result<Option<Arc<NetPool>>, SandboxError> {
+        if self.tuning.netns_pool == 0 || !self.tuning.net || network != Network::None {
+            return Ok(None);
+        }
+        let pool = NetPool::new(self.tuning.netns_pool, self.spawner.clone(), root.pidfd())?;
+        Ok(Some(Arc::new(pool)))
+    }
+
     /// A place among `max_sandboxes`, if one is free.
     pub fn place(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.places).try_acquire_owned().ok()
@@ -180,7 +197,7 @@ impl Sandboxes {
     /// # Errors
     /// A mount or control group could not be made; nothing is left then.
     pub async fn cell(&self, order: Order<'_>) -> Result<Cell, SandboxError> {
-        let Order { purpose, namespace, network, limits, permit, writable } = order;
+        let Order { purpose, namespace, network, limits, permit, writable, net } = order;
         let begun = Instant::now();
         let cgroup = namespace.map_or(&self.fresh, |namespace| &namespace.pool).take(limits)?;
         let cgroup_time = begun.elapsed();
@@ -213,8 +230,9 @@ impl Sandboxes {
             mounts.push(self.tmpfs()?);
         }
         let birth = cgroup.birth()?;
+        let new_net = self.tuning.net && network == Network::None && net.is_none();
         let walls = Walls {
-            namespaces: self.namespaces(network),
+            namespaces: self.namespaces(new_net),
             cgroup_namespace: self.tuning.cgroup && purpose != Purpose::Zygote,
             staging: STAGING.to_owned(),
             proc: if purpose == Purpose::Leaf { ProcView::Pids } else { ProcView::Full },
@@ -222,7 +240,8 @@ impl Sandboxes {
             into_cgroup: birth.into.is_some(),
             tasks: birth.tasks.len() as u8,
             hostname: self.tuning.uts.then(|| format!("sandbox-{id}")),
-            loopback: self.tuning.net && network == Network::None,
+            loopback: new_net,
+            into_net: net.is_some(),
         };
         Ok(Cell {
             walls,
@@ -235,6 +254,7 @@ impl Sandboxes {
             child_socket,
             child_log,
             mounts,
+            net,
             cgroup,
             permit,
             ids,
@@ -284,12 +304,12 @@ impl Sandboxes {
         tmpfs(&size, &inodes, c"1777", Attr::NOSUID | Attr::NODEV).during("a sandbox's tmpfs")
     }
 
-    fn namespaces(&self, network: Network) -> i32 {
+    fn namespaces(&self, new_net: bool) -> i32 {
         let mut flags = libc::CLONE_NEWNS | libc::CLONE_NEWPID;
         let optional = [
             (self.tuning.ipc, libc::CLONE_NEWIPC),
             (self.tuning.uts, libc::CLONE_NEWUTS),
-            (self.tuning.net && network == Network::None, libc::CLONE_NEWNET),
+            (new_net, libc::CLONE_NEWNET),
         ];
         for (on, flag) in optional {
             if on {

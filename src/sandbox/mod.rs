@@ -7,6 +7,7 @@
 //!   ├ view       its packages                    ├ seccomp/   what it may ask the kernel
 //!   ├ writable   a root of its own to write      │
 //!   ├ ids        private ranges of host ids      └ spawner/   starts fresh processes
+//!   ├ nets       network namespaces ahead of need
 //!   └ life       Running, Paused, Dead; the undertaker
 //! channel    the worker's end of a socket
 //! output     what a sandbox prints              pidfd      whose it is, is it there
@@ -25,6 +26,7 @@ pub mod host;
 mod ids;
 mod life;
 pub mod limits;
+mod nets;
 mod output;
 pub mod pidfd;
 pub mod seccomp;
@@ -40,6 +42,7 @@ pub use error::SandboxError;
 pub use floor::{Parts, Program, Sandboxes, Started, Tuning};
 pub use life::{Sandbox, Undertaker};
 pub use limits::{Limits, Network, PartialLimits};
+pub use nets::NetPool;
 pub use output::{Output, OutputGuard};
 pub use spawner::{Leftovers, Spawner, start as start_spawner};
 pub use view::{View, open_sealed};

@@ -176,8 +176,8 @@ pub(super) const KEYS: &[Key] = &[
     key("installer_limits.runtime_sec", Allowed::Number(0, YEAR_S), "Longest run in seconds (default 300)."),
     key(
         "features.import_cache",
-        text(|kind| matches!(kind, "" | "tree"), "\"tree\" or \"\" (\"multitree\" is not served yet)"),
-        "\"tree\": fork sandboxes from zygotes. \"\": start each one anew.",
+        text(|kind| matches!(kind, "" | "tree" | "multitree"), "\"tree\", \"multitree\" or \"\""),
+        "\"tree\": fork sandboxes from zygotes. \"multitree\" is the same: see zygote.replicas.\n\"\": start each one anew.",
     ),
     key("features.enable_seccomp", BOOL, "Filter system calls. Off is for experiments only."),
     inert("features.reuse_cgroups", BOOL),
@@ -222,6 +222,11 @@ pub(super) const KEYS: &[Key] = &[
     key("sandbox.tmp_inodes", Allowed::Number(16, 1 << 24), "Files in each of them."),
     key("sandbox.cgroup_pool", Allowed::Number(0, 1024), "Cgroups kept ready."),
     key(
+        "sandbox.netns_pool",
+        Allowed::Number(0, 1024),
+        "Network namespaces kept ready for a tree; 0 is off.",
+    ),
+    key(
         "sandbox.namespaces.mount",
         ALWAYS,
         "Namespaces of a sandbox; ipc, uts, cgroup and net can be left out for experiments. Those of\nusers, mounts and pids carry the sandbox and are always made.",
@@ -234,7 +239,23 @@ pub(super) const KEYS: &[Key] = &[
     key("zygote.mem_mb", Allowed::Number(16, MIB_MAX), "Memory of one zygote, in MiB."),
     key("zygote.procs", Allowed::Number(2, 65_536), "Processes and threads of one zygote, while it imports."),
     key("zygote.grow_timeout_s", Allowed::Number(1, 3600), "Longest time for a zygote's imports."),
+    key(
+        "zygote.grow_wait_ms",
+        Allowed::Number(0, 86_400_000),
+        "Longest time that a start waits for a zygote that is being grown, before an ancestor serves it.",
+    ),
+    key(
+        "zygote.replicas",
+        Allowed::Number(1, 64),
+        "Zygotes of one node, at most, while it is busy; 1 is off.",
+    ),
     key("zygote.max_nodes", Allowed::Number(1, 4096), "Zygotes alive at one time."),
+    key(
+        "zygote.max_forks",
+        Allowed::Number(0, u32::MAX as i64),
+        "A zygote that forked so often is replaced, and its tree with it, so that address layouts and\nhash seeds change; 0 is never.",
+    ),
+    key("zygote.max_age_s", Allowed::Number(0, YEAR_S), "One that stands for so long is, too; 0 is never."),
     key("zygote.gc_freeze", BOOL, "Run gc.collect() and gc.freeze() before a zygote serves."),
     key(
         "zygote.blanks",

@@ -93,6 +93,7 @@ pub struct SandboxSettings {
     pub tmp_mib: u32,
     pub tmp_inodes: u32,
     pub cgroup_pool: usize,
+    pub netns_pool: usize,
     pub namespaces: Namespaces,
 }
 
@@ -112,7 +113,14 @@ pub struct ZygoteSettings {
     pub mem_mib: u32,
     pub procs: u32,
     pub grow_timeout: Duration,
+    pub grow_wait: Duration,
+    /// Zygotes of one node, at most.
+    pub replicas: usize,
     pub max_nodes: usize,
+    /// 0: never too many.
+    pub max_forks: u64,
+    /// None: never too old.
+    pub max_age: Option<Duration>,
     pub gc_freeze: bool,
     pub solidify: bool,
     pub blanks: usize,
@@ -177,7 +185,7 @@ impl Settings {
             limits: raw.limits.or(functions),
             installer_limits: raw.installer_limits.or(installers),
             features: Features {
-                import_cache: raw.features.import_cache == "tree",
+                import_cache: !raw.features.import_cache.is_empty(),
                 enable_seccomp: raw.features.enable_seccomp,
                 reuse_cgroups: raw.features.reuse_cgroups,
                 downsize_paused_mem: raw.features.downsize_paused_mem,
@@ -193,6 +201,7 @@ impl Settings {
                 tmp_mib: raw.sandbox.tmp_mb,
                 tmp_inodes: raw.sandbox.tmp_inodes,
                 cgroup_pool: raw.sandbox.cgroup_pool as usize,
+                netns_pool: raw.sandbox.netns_pool as usize,
                 namespaces: Namespaces {
                     mount: raw.sandbox.namespaces.mount,
                     pid: raw.sandbox.namespaces.pid,
@@ -206,7 +215,11 @@ impl Settings {
                 mem_mib: raw.zygote.mem_mb,
                 procs: raw.zygote.procs,
                 grow_timeout: s(raw.zygote.grow_timeout_s),
+                grow_wait: ms(raw.zygote.grow_wait_ms),
+                replicas: raw.zygote.replicas as usize,
                 max_nodes: raw.zygote.max_nodes as usize,
+                max_forks: u64::from(raw.zygote.max_forks),
+                max_age: Some(s(raw.zygote.max_age_s)).filter(|age| !age.is_zero()),
                 gc_freeze: raw.zygote.gc_freeze,
                 solidify: raw.zygote.solidify,
                 blanks: raw.zygote.blanks as usize,

@@ -70,6 +70,7 @@ section!(RawSandbox {
     tmp_mb: u32 = 64,
     tmp_inodes: u32 = 16384,
     cgroup_pool: u32 = 8,
+    netns_pool: u32 = 16,
     namespaces: RawNamespaces = RawNamespaces::default(),
 });
 
@@ -86,7 +87,11 @@ section!(RawZygote {
     mem_mb: u32 = 2048,
     procs: u32 = 64,
     grow_timeout_s: u64 = 120,
+    grow_wait_ms: u64 = 5_000,
+    replicas: u32 = 2,
     max_nodes: u32 = 64,
+    max_forks: u32 = 100_000,
+    max_age_s: u64 = 86_400,
     gc_freeze: bool = true,
     solidify: bool = true,
     blanks: u32 = 4,

@@ -76,6 +76,11 @@ impl Leaf {
         self.zygote.as_ref().map(|zygote| zygote.id)
     }
 
+    /// Whether it was forked from this zygote.
+    pub(super) fn is_of(&self, zygote: &Arc<Zygote>) -> bool {
+        self.zygote.as_ref().is_some_and(|own| Arc::ptr_eq(own, zygote))
+    }
+
     /// Where its output comes out, once.
     pub fn take_output(&mut self) -> Option<Output> {
         self.output.take()

@@ -5,7 +5,9 @@
 //! forest     all trees, one a network; start(need) ──▶ Leaf
 //!   ├ template   the operator's tree file: which nodes may exist
 //!   ├ blanks     leaves forked ahead of need, how many (pure)
+//!   ├ age        which node has served long enough (pure)
 //!   ├ evict      which node goes when there is no room (pure)
+//!   ├ replicas   when a node needs another zygote (pure)
 //!   ├ select     which node serves a set of pins (pure)
 //!   └ node       one zygote process: forks, grows children
 //! working_set  the pages that leaves of a node touch
@@ -16,6 +18,7 @@
 //! The subset rule, which is also the security rule: a function is forked only from a
 //! node whose packages are all among its own, by name and exact version.
 
+mod age;
 mod blanks;
 mod error;
 mod evict;
@@ -23,10 +26,12 @@ mod forest;
 mod leaf;
 mod node;
 mod pin;
+mod replicas;
 mod select;
 mod template;
 mod working_set;
 
+pub use age::Ageing;
 pub use error::ZygoteError;
 pub use forest::{Forest, ForestParts, Need, OnPath, Packages, Spent};
 pub use leaf::{Leaf, Reply};

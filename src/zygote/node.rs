@@ -11,16 +11,17 @@
 //! the sandbox is dropped, even if the interpreter died long ago.
 
 use std::os::fd::{OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hosier_zygote::birth::{Pid1, Role};
 use hosier_zygote::wire::{self, FromZygote, Imports, Ready, ToZygote};
 
 use super::ZygoteError;
+use super::replicas::Load;
 use super::working_set::WorkingSet;
-use crate::sandbox::{Cell, Channel, Output, Program, Sandbox, Sandboxes, Started, UserNamespace};
+use crate::sandbox::{Cell, Channel, NetPool, Output, Program, Sandbox, Sandboxes, Started, UserNamespace};
 
 /// Longest wait for one fork.
 const FORK_BOUND_S: u64 = 10;
@@ -34,12 +35,22 @@ const LOG_LIMIT: usize = 64 * 1024;
 pub struct Zygote {
     pub id: u64,
     pub ready: Ready,
+    /// When it stood.
+    pub since: Instant,
+    /// The sandbox of the root that it descends from, its own if it is one: no number
+    /// is given twice.
+    pub root: u64,
     /// Children made so far.
     pub forks: AtomicU64,
     /// `None` once it broke off in the middle of a question.
     channel: tokio::sync::Mutex<Option<Channel>>,
     sandbox: Sandbox,
     working_set: Mutex<WorkingSet>,
+    load: Mutex<Load>,
+    /// Forks under way or waited for.
+    waiting: AtomicUsize,
+    /// Shared by all that grew from one root.
+    nets: Option<Arc<NetPool>>,
     /// Killing a parent's stub kills its descendants: it must outlive them.
     _parent: Option<Arc<Zygote>>,
 }
@@ -72,8 +83,11 @@ impl Zygote {
             argv: interpreter(python, &boot(imports)),
             env: &environment(),
         };
+        let network = cell.network;
         let started = sandboxes.spawn(cell, program, Some(namespace)).await?;
-        Self::stand(id, started, None, bound).await
+        let mut root = Self::stand(id, started, None, bound).await?;
+        root.nets = sandboxes.net_pool(&root.sandbox, network)?;
+        Ok(root)
     }
 
     /// Forks a child zygote into `cell`, which then has to [`Self::stand`].
@@ -105,9 +119,46 @@ impl Zygote {
         self.working_set.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How busy it is.
+    pub(super) fn load(&self) -> MutexGuard<'_, Load> {
+        self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forks under way or waited for.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// A network namespace for one leaf, if any is ready.
+    pub(super) fn take_net(&self) -> Option<OwnedFd> {
+        self.nets.as_ref()?.take()
+    }
+
+    /// Network namespaces that are ready.
+    pub(super) fn nets(&self) -> usize {
+        self.nets.as_ref().map_or(0, |pool| pool.count())
+    }
+
+    /// Whether [`Self::refill_nets`] has something to do.
+    pub(super) fn lacks_nets(&self) -> bool {
+        self.nets.as_ref().is_some_and(|pool| pool.lacks())
+    }
+
+    /// Has network namespaces made for the next leaves.
+    pub(super) async fn refill_nets(&self) {
+        if let Some(pool) = &self.nets {
+            pool.refill().await;
+        }
+    }
+
     /// Bytes that it and its stub have charged.
     pub fn memory(&self) -> u64 {
         self.sandbox.usage().map_or(0, |usage| usage.mem_bytes)
+    }
+
+    /// Children made so far.
+    pub fn forked(&self) -> u64 {
+        self.forks.load(Ordering::Relaxed)
     }
 
     /// The number of its sandbox.
@@ -133,7 +184,9 @@ impl Zygote {
         sandboxes: &Sandboxes,
         cell: Cell,
     ) -> Result<Started, ZygoteError> {
+        let _waiting = Waiting::new(&self.waiting);
         let mut slot = self.channel.lock().await;
+        let begun = Instant::now();
         let fds = cell.fds()?;
         let message = wire::encode(message);
         // Out of its place until the answer is here: one that comes late would be the next one's.
@@ -146,6 +199,7 @@ impl Zygote {
             *slot = Some(channel);
         }
         drop(slot);
+        self.load().forked(Instant::now(), begun.elapsed());
         let pidfd = match answer {
             Ok(pidfd) => pidfd,
             Err(error) => {
@@ -216,12 +270,33 @@ impl Zygote {
         Ok(Self {
             id,
             ready,
+            since: Instant::now(),
+            root: parent.as_ref().map_or(sandbox.id(), |parent| parent.root),
             forks: AtomicU64::new(0),
             channel,
             sandbox,
             working_set: Mutex::default(),
+            load: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            nets: parent.as_ref().and_then(|parent| parent.nets.clone()),
             _parent: parent,
         })
+    }
+}
+
+/// One who waits for a zygote, counted while this lives.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

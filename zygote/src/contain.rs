@@ -25,6 +25,7 @@ pub struct Prepared {
     mounts: Vec<(OwnedFd, CString)>,
     cgroup: Option<OwnedFd>,
     tasks: Vec<OwnedFd>,
+    net: Option<OwnedFd>,
     staging: CString,
     walls: Walls,
 }
@@ -44,8 +45,9 @@ impl Prepared {
         }
         let cgroup = if walls.into_cgroup { Some(next()?) } else { None };
         let tasks = (0..walls.tasks).map(|_| next()).collect::<Result<_, _>>()?;
+        let net = if walls.into_net { Some(next()?) } else { None };
         let staging = CString::new(walls.staging.as_str()).map_err(|_| bad)?;
-        Ok(Self { root, mounts, cgroup, tasks, staging, walls })
+        Ok(Self { root, mounts, cgroup, tasks, net, staging, walls })
     }
 
     /// What `clone3` must be told.
@@ -79,6 +81,9 @@ pub fn enter(prepared: &Prepared) -> Result<(), Failure> {
     mount::pivot_into(c".").at(Step::Pivot)?;
     if let Some(name) = &prepared.walls.hostname {
         nix::unistd::sethostname(name).named("sethostname").at(Step::Hostname)?;
+    }
+    if let Some(net) = &prepared.net {
+        nix::sched::setns(net, CloneFlags::CLONE_NEWNET).named("setns").at(Step::Loopback)?;
     }
     if prepared.walls.loopback {
         sys::net::loopback_up().at(Step::Loopback)?;

@@ -10,6 +10,7 @@
 //! prefault  takes a first request's page faults ahead of it     blank
 //! stub      pid 1 of a node: reaps                              stub
 //! birth     a fresh process, from `clone3` to `execve`          spawner, its child
+//! nets      network namespaces, made ahead of need              spawner's child
 //! contain   the walls, one step a line                          all of them
 //! wire      messages and frames                                 both ends
 //! sys       typed system calls; all `unsafe` but solidify's     everywhere
@@ -18,6 +19,7 @@
 pub mod birth;
 pub mod contain;
 pub mod leaf;
+pub mod nets;
 pub mod prefault;
 pub mod serve;
 pub mod solidify;

@@ -40,7 +40,7 @@ pub enum Step {
     /// The old root is left behind.
     Pivot,
     Hostname,
-    /// `lo` comes up.
+    /// `lo` comes up, in a network namespace that is new or was made ahead of need.
     Loopback,
     /// Standard streams; every other descriptor is closed.
     Descriptors,
@@ -101,7 +101,7 @@ pub enum ProcView {
 
 /// The walls around a process. Descriptors come with the message, in this
 /// order: root, one for each of `targets`, the v2 control group if
-/// `into_cgroup`, one for each of the `tasks`.
+/// `into_cgroup`, one for each of the `tasks`, the network namespace if `into_net`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Walls {
     /// `CLONE_NEW*` flags.
@@ -120,6 +120,8 @@ pub struct Walls {
     pub hostname: Option<String>,
     /// Bring `lo` up, where the network namespace is new.
     pub loopback: bool,
+    /// Enter a network namespace that was made ahead of need, `lo` up, and that nobody was in.
+    pub into_net: bool,
 }
 
 /// What a process gives up before foreign code runs in it.

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use hosier_zygote::birth::{Birth, Extent};
 use hosier_zygote::sys::process::kill_pidfd;
-use hosier_zygote::sys::socket::MAX_FDS;
+use hosier_zygote::sys::socket::{self, MAX_FDS};
 use hosier_zygote::wire;
 use tokio::sync::{oneshot, watch};
 
 use super::{Ask, Tell};
+use crate::sandbox::SandboxError;
 use crate::sandbox::channel::Channel;
-use crate::sandbox::{SandboxError, error::About};
+use crate::sandbox::error::{About, During};
 
 /// Longest wait for a fresh process to run its program.
 const START_BOUND: Duration = Duration::from_secs(30);
@@ -108,6 +109,20 @@ impl Spawner {
         let answer = tokio::time::timeout(START_BOUND, asked).await;
         self.0.waiting().remove(&id);
         answer.unwrap_or(Err(SandboxError::TimedOut(START_BOUND.as_secs())))
+    }
+
+    /// Has network namespaces made in the user namespace of the process behind
+    /// `member`. They come out of the channel, one a message, until its end.
+    ///
+    /// # Errors
+    /// The spawner is gone.
+    pub async fn nets(&self, member: &OwnedFd, count: u32) -> Result<Channel, SandboxError> {
+        let id = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let (ours, theirs) = socket::seqpacket_pair().during("a socket for network namespaces")?;
+        let message = wire::encode(&Ask::Nets { id, count });
+        let fds = [theirs.as_raw_fd(), member.as_raw_fd()];
+        self.0.channel.send(&message, &fds).await.map_err(|_| SandboxError::SpawnerGone)?;
+        Channel::new(ours).about("a socket for network namespaces")
     }
 
     /// Resolves when the spawner is gone, and with it every sandbox.

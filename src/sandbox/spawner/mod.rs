@@ -8,6 +8,8 @@
 //!          ◀──── Ended ─────────────
 //!          ───── Map ──────────────▶          ── clone3, maps ──▶ nobody: the user
 //!          ◀──── Mapped + namespace               namespace of an id-mapped mount
+//!          ───── Nets + socket ────▶          ── clone3 ──▶ a maker of network namespaces
+//!          ◀───────────────────── a namespace a message ────────┘
 //!   (dies) ───── end of stream ────▶ kill all, reap, remove cgroups and run dir, exit
 //! ```
 //!
@@ -30,6 +32,9 @@ enum Ask {
     Start { id: u64, birth: Birth },
     /// A user namespace with these ids, for an id-mapped mount.
     Map { id: u64, extents: Vec<Extent> },
+    /// Network namespaces. Descriptors: the socket where they come out, a pidfd of a
+    /// process in the user namespace that they will belong to.
+    Nets { id: u64, count: u32 },
 }
 
 #[derive(Debug, Serialize, Deserialize)]

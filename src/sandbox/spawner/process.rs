@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use hosier_zygote::birth;
+use hosier_zygote::nets;
 use hosier_zygote::sys::mount::{Attr, FsContext};
 use hosier_zygote::sys::process::{self, CloneOptions, Forked, fork_into};
 use hosier_zygote::sys::socket;
@@ -140,6 +141,11 @@ fn serve(socket: &OwnedFd, buffer: &mut [u8], proc: BorrowedFd<'_>, children: &m
                 Err(failure) => tell(socket, &Tell::Failed { id, failure }, &[]),
             };
         }
+        Ok(Ask::Nets { id, count }) => {
+            // Its end is told by its own socket; it is a child to be reaped like any other.
+            children.extend(make_nets(id, count, message.fds));
+            return true;
+        }
         Err(_) => return true,
     };
     match birth::spawn(birth, message.fds, proc) {
@@ -152,6 +158,15 @@ fn serve(socket: &OwnedFd, buffer: &mut [u8], proc: BorrowedFd<'_>, children: &m
             // It killed or ended itself: not a child to report again.
             tell(socket, &Tell::Failed { id, failure }, &[])
         }
+    }
+}
+
+/// Network namespaces take half a millisecond each: a child's time, not ours.
+fn make_nets(id: u64, count: u32, fds: Vec<OwnedFd>) -> Option<Child> {
+    let [worker, member] = <[OwnedFd; 2]>::try_from(fds).ok()?;
+    match fork_into(&CloneOptions::default()).ok()? {
+        Forked::Parent { pid, pidfd } => Some(Child { id, pid, pidfd }),
+        Forked::Child => nets::make(&worker, &member, count),
     }
 }
 

@@ -40,25 +40,31 @@ impl Forest {
     /// Makes the blanks that a node lacks, one after the other, away from the path.
     pub(super) fn replenish(self: &Arc<Self>, tree: &Arc<Tree>, entry: &Arc<Entry>) {
         let wanted = self.claim_refill(entry);
-        if !wanted && !tree.namespace.lacks() {
+        let lacks_nets = || entry.zygote().is_some_and(|zygote| zygote.lacks_nets());
+        if !wanted && !tree.namespace.lacks() && !lacks_nets() {
             return;
         }
         let (forest, tree, entry) = (Arc::clone(self), Arc::clone(tree), Arc::clone(entry));
         tokio::spawn(async move {
             if !wanted {
                 forest.until_quiet(&entry).await;
-                forest.refill(&tree);
+                forest.refill(&tree, &entry);
                 return;
             }
             loop {
                 forest.until_quiet(&entry).await;
                 let made = forest.make_blank(&tree, &entry).await;
+                // A node that was replaced meanwhile has no use for one of the old.
+                let current =
+                    made.as_ref().is_ok_and(|made| made.as_ref().is_some_and(|(leaf, _)| entry.is_of(leaf)));
                 let mut blanks = entry.blanks();
-                blanks.coming = 0;
+                blanks.coming -= 1;
                 match made {
                     Ok(Some((leaf, took))) => {
                         blanks.demand.refilled(took);
-                        blanks.add(leaf);
+                        if current {
+                            blanks.add(leaf);
+                        }
                     }
                     Ok(None) => return,
                     Err(error) => {
@@ -74,17 +80,19 @@ impl Forest {
         });
     }
 
-    /// Whether a blank is lacking and nobody makes one; the caller then does.
+    /// Whether a blank is lacking and a zygote has time for one; the caller then does.
     pub(super) fn claim_refill(&self, entry: &Entry) -> bool {
         if self.parts.blanks == 0 {
             return false;
         }
         let sandboxes = &self.parts.sandboxes;
         let free = sandboxes.tuning.max_sandboxes - sandboxes.taken();
+        let zygotes = entry.zygotes().len().max(1);
         let mut blanks = entry.blanks();
-        let lacking = blanks.coming == 0 && blanks.lacking(Instant::now(), self.parts.blanks, free) > 0;
+        // Each zygote makes one at a time.
+        let lacking = blanks.coming < zygotes && blanks.lacking(Instant::now(), self.parts.blanks, free) > 0;
         if lacking {
-            blanks.coming = 1;
+            blanks.coming += 1;
         }
         lacking
     }
@@ -107,7 +115,7 @@ impl Forest {
         tree: &Arc<Tree>,
         entry: &Entry,
     ) -> Result<Option<(Leaf, Duration)>, ZygoteError> {
-        let (Some(permit), Some(zygote)) = (self.parts.sandboxes.place(), entry.zygote()) else {
+        let (Some(permit), Some(zygote)) = (self.parts.sandboxes.place(), entry.freest()) else {
             return Ok(None);
         };
         let begun = Instant::now();
@@ -124,7 +132,7 @@ impl Forest {
         };
         leaf.prepare(message, &[view.open()?]).await?;
         leaf.sandbox_mut().keep(view);
-        self.refill(tree);
+        self.refill(tree, entry);
         Ok(Some((leaf, begun.elapsed())))
     }
 
@@ -152,8 +160,11 @@ impl Forest {
         }
     }
 
-    /// Makes control groups for the next starts, away from this one's path.
-    pub(super) fn refill(&self, tree: &Arc<Tree>) {
+    /// Makes control groups and network namespaces for the next starts, away from this one's path.
+    pub(super) fn refill(&self, tree: &Arc<Tree>, entry: &Entry) {
+        if let Some(zygote) = entry.zygote() {
+            tokio::spawn(async move { zygote.refill_nets().await });
+        }
         if tree.namespace.lacks() {
             let namespace = Arc::clone(&tree.namespace);
             tokio::task::spawn_blocking(move || namespace.refill());
@@ -167,5 +178,7 @@ pub(super) async fn janitor(forest: Weak<Forest>) {
         tokio::time::sleep(COLD_AFTER / 4).await;
         let Some(forest) = forest.upgrade() else { return };
         forest.drop_cold_blanks().await;
+        forest.drop_unused_replicas().await;
+        forest.renew_old().await;
     }
 }

@@ -11,12 +11,14 @@ use crate::sandbox::{Network, UserNamespace};
 use crate::zygote::blanks::Blanks;
 use crate::zygote::node::Zygote;
 use crate::zygote::select::{Candidate, best};
-use crate::zygote::{Pin, Pins, ZygoteError};
+use crate::zygote::{Leaf, Pin, Pins, ZygoteError};
 
 pub(super) struct Tree {
     pub(super) network: Network,
     pub(super) namespace: Arc<UserNamespace>,
     pub(super) entries: Mutex<Vec<Arc<Entry>>>,
+    /// Held while nodes that came of age are replaced; not again before then.
+    pub(super) renewing: tokio::sync::Mutex<Option<Instant>>,
 }
 
 pub(super) struct Entry {
@@ -33,7 +35,12 @@ pub(super) struct Entry {
 }
 
 pub(super) struct State {
+    /// The one that others grow from.
     pub(super) zygote: Option<Arc<Zygote>>,
+    /// More of the same, where one is not enough; none without the first.
+    pub(super) replicas: Vec<Arc<Zygote>>,
+    /// Since when the first is being grown.
+    pub(super) growing: Option<Instant>,
     /// Measured, ancestors included.
     pub(super) import_us: Option<u64>,
     pub(super) deaths: u32,
@@ -59,6 +66,22 @@ impl Entry {
 
     pub(super) fn zygote(&self) -> Option<Arc<Zygote>> {
         self.state().zygote.clone()
+    }
+
+    /// The first and its replicas.
+    pub(super) fn zygotes(&self) -> Vec<Arc<Zygote>> {
+        let state = self.state();
+        state.zygote.iter().chain(&state.replicas).map(Arc::clone).collect()
+    }
+
+    /// The one that fewest wait for, the first among equals.
+    pub(super) fn freest(&self) -> Option<Arc<Zygote>> {
+        self.zygotes().into_iter().min_by_key(|zygote| zygote.waiting())
+    }
+
+    /// Whether a leaf is one of the node as it now is.
+    pub(super) fn is_of(&self, leaf: &Leaf) -> bool {
+        self.zygotes().iter().any(|zygote| leaf.is_of(zygote))
     }
 
     pub(super) fn touch(&self) {
@@ -110,14 +133,18 @@ pub(super) fn lost(entry: &Entry, zygote: &Arc<Zygote>, error: &ZygoteError) -> 
     }
     tracing::warn!(node = entry.id, %error, "a node is lost");
     let mut state = entry.state();
+    if entry.parent.is_some() && threads {
+        state.replicas.clear();
+    }
+    state.replicas.retain(|known| !Arc::ptr_eq(known, zygote));
     // Perhaps another start saw it first, and it was grown again.
     if state.zygote.as_ref().is_some_and(|known| Arc::ptr_eq(known, zygote)) {
-        state.zygote = None;
+        state.zygote = state.replicas.pop();
         state.deaths += 1;
         // The root is what all else depends on: it is always grown again.
         if entry.parent.is_some() && threads {
             state.unfit = Some("it has more than one thread".to_owned());
-        } else if entry.parent.is_some() && state.deaths > 1 {
+        } else if entry.parent.is_some() && state.zygote.is_none() && state.deaths > 1 {
             state.unfit = Some(format!("it died {} times; the last: {error}", state.deaths));
         }
     }
@@ -164,6 +191,9 @@ pub(super) fn draw(text: &mut String, entries: &[Arc<Entry>], parent: Option<u64
                 zygote.memory() / 1024,
                 state.import_us.unwrap_or(0) / 1000,
             )),
+        }
+        if !state.replicas.is_empty() {
+            text.push_str(&format!(" replicas={}", state.replicas.len()));
         }
         if let Some(zygote) = &state.zygote {
             match (&zygote.ready.solid, &zygote.ready.not_solid) {

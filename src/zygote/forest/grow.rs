@@ -25,8 +25,13 @@ impl Forest {
     ) -> Result<(Arc<Entry>, Arc<Zygote>), ZygoteError> {
         for _ in 0..ROUNDS {
             let entry = self.plan(tree, pins);
-            match self.standing(tree, &entry).await {
-                Ok(zygote) => return Ok((entry, zygote)),
+            match self.awaited(tree, &entry).await {
+                Ok(Some(first)) => {
+                    let zygote = entry.freest().unwrap_or(first);
+                    return Ok((entry, zygote));
+                }
+                // An ancestor serves meanwhile.
+                Ok(None) => break,
                 // The root has none above it.
                 Err(error) if entry.parent.is_none() => return Err(error),
                 // The next round finds another, or grows the parent again.
@@ -38,8 +43,31 @@ impl Forest {
             }
         }
         let entry = choose(&tree.entries(), pins, Grown::Only);
-        let zygote = self.standing(tree, &entry).await?;
+        let first = self.standing(tree, &entry).await?;
+        let zygote = entry.freest().unwrap_or(first);
         Ok((entry, zygote))
+    }
+
+    /// The zygote of an entry, which is grown in a task of its own; `None` where that
+    /// takes longer than a start is to wait.
+    async fn awaited(
+        self: &Arc<Self>,
+        tree: &Arc<Tree>,
+        entry: &Arc<Entry>,
+    ) -> Result<Option<Arc<Zygote>>, ZygoteError> {
+        if entry.parent.is_none() || entry.zygote().is_some() {
+            return self.standing(tree, entry).await.map(Some);
+        }
+        // What a growth under way took already is not waited for again.
+        let path = entry.path();
+        let since = path.iter().filter_map(|entry| entry.state().growing).min();
+        let waited = since.map_or(Duration::ZERO, |since| since.elapsed());
+        let (forest, grown_tree, grown) = (Arc::clone(self), Arc::clone(tree), Arc::clone(entry));
+        let growing = tokio::spawn(async move { forest.standing(&grown_tree, &grown).await });
+        match tokio::time::timeout(self.parts.grow_wait.saturating_sub(waited), growing).await {
+            Ok(ended) => ended.unwrap_or(Err(ZygoteError::Died { node: entry.id })).map(Some),
+            Err(_) => Ok(None),
+        }
     }
 
     /// The zygote of an entry. Where it does not stand, it is grown from the nearest
@@ -86,12 +114,30 @@ impl Forest {
         growing.await.unwrap_or(Err(ZygoteError::Died { node: entry.id }))
     }
 
+    /// Grows an entry's first zygote, which takes the place of one that stands.
     pub(super) async fn grow(
         self: &Arc<Self>,
         tree: &Tree,
         entry: &Entry,
         parent: Option<Arc<Zygote>>,
     ) -> Result<Arc<Zygote>, ZygoteError> {
+        entry.state().growing = Some(Instant::now());
+        let grown = self.grown(tree, entry, parent).await;
+        let mut state = entry.state();
+        state.growing = None;
+        let zygote = Arc::new(grown?);
+        state.zygote = Some(Arc::clone(&zygote));
+        state.replicas.clear();
+        Ok(zygote)
+    }
+
+    /// A zygote of an entry.
+    pub(super) async fn grown(
+        self: &Arc<Self>,
+        tree: &Tree,
+        entry: &Entry,
+        parent: Option<Arc<Zygote>>,
+    ) -> Result<Zygote, ZygoteError> {
         if parent.is_none() && entry.parent.is_some() {
             return Err(ZygoteError::LostParent { node: entry.id });
         }
@@ -108,6 +154,7 @@ impl Forest {
             limits: &parts.limits,
             permit,
             writable: None,
+            net: None,
         });
         let mut cell = cell.await?;
         let begun = Instant::now();
@@ -146,30 +193,27 @@ impl Forest {
                 }
             }
         };
-        Ok(self.stood(entry, zygote, begun.elapsed()))
+        stood(entry, &zygote, begun.elapsed());
+        Ok(zygote)
     }
+}
 
-    pub(super) fn stood(&self, entry: &Entry, zygote: Zygote, took: Duration) -> Arc<Zygote> {
-        let ready = &zygote.ready;
-        tracing::info!(
-            node = entry.id,
-            parent = entry.parent.as_ref().map(|parent| parent.id),
-            packages = entry.own.len(),
-            import_ms = ready.import_us / 1000,
-            took_ms = took.as_millis() as u64,
-            "node stands"
-        );
-        if let Some(failure) = &ready.not_solid {
-            tracing::warn!(node = entry.id, %failure, "node is not solid");
-        }
-        for (module, reason) in &ready.failed {
-            tracing::warn!(node = entry.id, module, reason, "a module could not be imported");
-        }
-        let above = entry.parent.as_ref().and_then(|parent| parent.state().import_us).unwrap_or(0);
-        let mut state = entry.state();
-        state.import_us = Some(above + ready.import_us);
-        let zygote = Arc::new(zygote);
-        state.zygote = Some(Arc::clone(&zygote));
-        zygote
+fn stood(entry: &Entry, zygote: &Zygote, took: Duration) {
+    let ready = &zygote.ready;
+    tracing::info!(
+        node = entry.id,
+        parent = entry.parent.as_ref().map(|parent| parent.id),
+        packages = entry.own.len(),
+        import_ms = ready.import_us / 1000,
+        took_ms = took.as_millis() as u64,
+        "node stands"
+    );
+    if let Some(failure) = &ready.not_solid {
+        tracing::warn!(node = entry.id, %failure, "node is not solid");
     }
+    for (module, reason) in &ready.failed {
+        tracing::warn!(node = entry.id, module, reason, "a module could not be imported");
+    }
+    let above = entry.parent.as_ref().and_then(|parent| parent.state().import_us).unwrap_or(0);
+    entry.state().import_us = Some(above + ready.import_us);
 }

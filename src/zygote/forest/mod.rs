@@ -19,6 +19,8 @@
 //! | `plan` | which nodes may serve some pins, and the best of them |
 //! | `grow` | a node's zygote, its ancestors grown first |
 //! | `entry` | a node that may exist, and its state |
+//! | `replicate` | more zygotes of a busy node |
+//! | `renew` | nodes that came of age, grown again |
 //! | `ahead` | blanks and control groups, made while nobody waits |
 //!
 //! What is not the node's fault (no place is free, say) passes it over for one start.
@@ -27,6 +29,8 @@ mod ahead;
 mod entry;
 mod grow;
 mod plan;
+mod renew;
+mod replicate;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -38,6 +42,7 @@ use hosier_zygote::birth::{Pid1, Role};
 use hosier_zygote::wire::{GiveUp, Handler, Specialize};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::age::Ageing;
 use super::node::{self, Zygote};
 use super::{Leaf, Pin, Pins, Template, ZygoteError};
 use crate::sandbox::{Limits, Network, Order, Program, Purpose, Sandboxes, View, open_sealed};
@@ -76,7 +81,13 @@ pub struct ForestParts {
     /// Limits that most leaves will have.
     pub leaf_limits: Limits,
     pub grow_bound: Duration,
+    /// Longest wait of a start for a node that an ancestor can serve for.
+    pub grow_wait: Duration,
+    /// Zygotes of one node, at most.
+    pub replicas: usize,
     pub max_nodes: usize,
+    /// How long a node serves.
+    pub ageing: Ageing,
     pub gc_freeze: bool,
     pub solidify: bool,
     /// Blanks that one node keeps, at most; 0 is off.
@@ -187,6 +198,8 @@ impl Forest {
             }
             leaf.sandbox_mut().keep(view);
             self.replenish(&tree, &entry);
+            self.renew(&tree, &entry);
+            self.replicate(&tree, &entry);
             return Ok((leaf, Spent { on_path, node, cgroup }));
         }
         Err(last.unwrap_or(ZygoteError::Died { node: 0 }))
@@ -215,6 +228,7 @@ impl Forest {
             limits,
             permit,
             writable: self.parts.writable_root.then_some(&[]),
+            net: zygote.take_net(),
         });
         let cell = cell.await?;
         let confinement = self.parts.sandboxes.confinement(&cell, Purpose::Leaf);
@@ -246,6 +260,7 @@ impl Forest {
             limits: need.limits,
             permit: Some(need.permit),
             writable: self.parts.writable_root.then_some(&[]),
+            net: None,
         });
         let mut cell = cell.await?;
         cell.mount("packages", view.open()?);
@@ -277,7 +292,12 @@ impl Forest {
         }
         let namespace = self.parts.sandboxes.user_namespace(trees.len(), self.parts.leaf_limits)?;
         let root = self.entry(None, Pins::new(), Pins::new());
-        let tree = Arc::new(Tree { network, namespace, entries: Mutex::new(vec![root]) });
+        let tree = Arc::new(Tree {
+            network,
+            namespace,
+            entries: Mutex::new(vec![root]),
+            renewing: Default::default(),
+        });
         trees.insert(network, Arc::clone(&tree));
         Ok(tree)
     }
@@ -304,7 +324,8 @@ impl Forest {
         if self.parts.enabled {
             let tree = self.tree(network).await?;
             let root = Arc::clone(&tree.entries()[0]);
-            self.standing(&tree, &root).await?;
+            let zygote = self.standing(&tree, &root).await?;
+            zygote.refill_nets().await;
             let namespace = Arc::clone(&tree.namespace);
             let _ = tokio::task::spawn_blocking(move || namespace.refill()).await;
             tokio::spawn(janitor(Arc::downgrade(self)));
@@ -324,6 +345,7 @@ impl Forest {
         for tree in self.trees.lock().await.values() {
             for entry in tree.entries().iter() {
                 entry.blanks().clear();
+                entry.state().replicas.clear();
                 entry.state().zygote = None;
             }
         }
@@ -333,8 +355,9 @@ impl Forest {
     pub async fn picture(&self) -> String {
         let mut text = String::new();
         for tree in self.trees.lock().await.values() {
-            text.push_str(&format!("tree (network {:?})\n", tree.network));
             let entries = tree.entries().clone();
+            let nets = entries[0].zygote().map_or(0, |root| root.nets());
+            text.push_str(&format!("tree (network {:?}) nets={nets}\n", tree.network));
             draw(&mut text, &entries, None, 1);
         }
         text

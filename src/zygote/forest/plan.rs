@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use super::Forest;
 use super::entry::{Entry, Grown, State, Tree, choose};
+use super::replicate::count;
 use crate::zygote::evict::{Kept, victim};
+use crate::zygote::node::Zygote;
 use crate::zygote::{Pin, Pins, Template};
 
 impl Forest {
@@ -35,8 +37,16 @@ impl Forest {
 
     /// Whether there is room for another node: where there is none, one that nothing depends on goes.
     pub(super) fn make_room(&self, entries: &mut Vec<Arc<Entry>>) -> bool {
-        if entries.len() < self.parts.max_nodes {
+        if count(entries) < self.parts.max_nodes {
             return true;
+        }
+        let free = |zygote: &Arc<Zygote>| Arc::strong_count(zygote) == 1;
+        for entry in entries.iter() {
+            // A node's first knows its packages; another only saves time.
+            if entry.state().replicas.pop_if(|zygote| free(zygote)).is_some() {
+                tracing::info!(node = entry.id, "a replica makes room for another node");
+                return true;
+            }
         }
         let kept = entries.iter().map(|entry| {
             let state = entry.state();
@@ -99,7 +109,15 @@ impl Forest {
 
     pub(super) fn entry(&self, parent: Option<Arc<Entry>>, own: Pins, closure: Pins) -> Arc<Entry> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let state = State { zygote: None, import_us: None, deaths: 0, unfit: None, used: Instant::now() };
+        let state = State {
+            zygote: None,
+            replicas: Vec::new(),
+            growing: None,
+            import_us: None,
+            deaths: 0,
+            unfit: None,
+            used: Instant::now(),
+        };
         Arc::new(Entry {
             id,
             parent,

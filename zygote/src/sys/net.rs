@@ -1,10 +1,10 @@
-//! The one thing we do to a network namespace: bring `lo` up.
+//! Network namespaces: `lo` comes up, one becomes a descriptor, whose one is.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
-use super::{Named, Result, check};
+use super::{Named, Result, SysError, check, process};
 
 /// Brings the loopback device of this network namespace up.
 ///
@@ -22,3 +22,36 @@ pub fn loopback_up() -> Result<()> {
     let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
     check("ioctl", done.into()).map(drop)
 }
+
+/// The network namespace that this thread is in, without a `/proc`.
+///
+/// # Errors
+/// `EPERM` where the namespace is not the caller's.
+pub fn current() -> Result<OwnedFd> {
+    let socket =
+        socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).named("socket")?;
+    // SAFETY: SIOCGSKNS takes no argument and returns a new descriptor, close-on-exec.
+    let fd = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) };
+    check("ioctl", fd.into()).map(|fd| process::own(fd as i32))
+}
+
+/// The user namespace that a network namespace belongs to.
+///
+/// # Errors
+/// `EINVAL` where the descriptor is of no network namespace; `EPERM` where its
+/// owner is out of sight.
+pub fn owner(net: BorrowedFd<'_>) -> Result<OwnedFd> {
+    // SAFETY: NS_GET_NSTYPE takes no argument and returns a number.
+    let kind = unsafe { libc::ioctl(net.as_raw_fd(), NS_GET_NSTYPE) };
+    if check("ioctl", kind.into())? != libc::CLONE_NEWNET.into() {
+        return Err(SysError { call: "ioctl", errno: nix::errno::Errno::EINVAL });
+    }
+    // SAFETY: NS_GET_USERNS takes no argument and returns a new descriptor, close-on-exec.
+    let fd = unsafe { libc::ioctl(net.as_raw_fd(), NS_GET_USERNS) };
+    check("ioctl", fd.into()).map(|fd| process::own(fd as i32))
+}
+
+/// `linux/sockios.h` and `linux/nsfs.h`.
+const SIOCGSKNS: libc::Ioctl = 0x894C;
+const NS_GET_USERNS: libc::Ioctl = 0xb701;
+const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
