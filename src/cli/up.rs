@@ -120,6 +120,7 @@ async fn work(
         solidify: settings.zygote.solidify,
         blanks: settings.zygote.blanks,
         prefault: settings.zygote.prefault,
+        mem_pool_mib: settings.mem_pool_mib,
         writable_root: settings.sandbox.rootfs == Rootfs::Writable,
     }));
     forest.plant(settings.sandbox.network).await?;

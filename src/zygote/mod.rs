@@ -5,6 +5,8 @@
 //! forest     all trees, one a network; start(need) ──▶ Leaf
 //!   ├ template   the operator's tree file: which nodes may exist
 //!   ├ blanks     leaves forked ahead of need, how many (pure)
+//!   ├ prefault   whether they populate their pages (pure)
+//!   ├ pressure   whether there is memory for them (pure)
 //!   ├ evict      which node goes when there is no room (pure)
 //!   ├ select     which node serves a set of pins (pure)
 //!   └ node       one zygote process: forks, grows children
@@ -23,6 +25,8 @@ mod forest;
 mod leaf;
 mod node;
 mod pin;
+mod prefault;
+mod pressure;
 mod select;
 mod template;
 mod working_set;
