@@ -38,6 +38,7 @@ pub const CLEAR_BOUND: Duration = Duration::from_secs(20);
 /// It could not be started.
 pub fn run(args: &UpArgs) -> Result<(), CliError> {
     let settings = Settings::load(&args.place.dir, &args.options)?;
+    super::begin_log(settings.trace_latency);
     let place = Place::of(&settings);
     place.check()?;
     for note in settings.notes() {
