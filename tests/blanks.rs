@@ -171,6 +171,30 @@ fn blanks_give_way_to_functions_that_need_their_places() {
     worker.down();
 }
 
+#[test]
+fn a_pool_that_runs_empty_is_refilled_beside_starts_that_last() {
+    let slow = "import time\ndef f(event):\n    time.sleep(event.get('s', 0))\n    return 1\n";
+    let worker = worker(&[("slow", slow)], &[]);
+    worker.call("slow", "");
+    std::thread::scope(|scope| {
+        let starts: Vec<_> = (0..4)
+            .map(|_| {
+                wait_for_blank(&worker);
+                let start = scope.spawn(|| worker.call("slow", r#"{"s": 4}"#).start().to_owned());
+                wait_until("it runs", Duration::from_secs(5), || {
+                    worker.get("/debug").body.contains("function slow of zygote 1: ")
+                });
+                start
+            })
+            .collect();
+        assert!(starts.iter().all(|start| !start.is_finished()), "the control: all last until here");
+        for start in starts {
+            assert_eq!(start.join().unwrap(), "blank");
+        }
+    });
+    worker.down();
+}
+
 /// The processes of the sandboxes that `/debug` calls leaves.
 fn leaves(worker: &Worker) -> Vec<i32> {
     let debug = worker.get("/debug").body;

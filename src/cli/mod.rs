@@ -20,12 +20,14 @@ mod place;
 mod talk;
 mod up;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use crate::lambda::steps;
 use crate::sandbox::host;
 pub use error::CliError;
 
@@ -118,8 +120,6 @@ pub struct UpArgs {
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_env("HOSIER_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -134,6 +134,10 @@ fn run(verb: Verb) -> Result<(), CliError> {
     if !matches!(verb, Verb::Init(_)) {
         host::check_root()?;
     }
+    // A worker's settings have a word in it.
+    if !matches!(verb, Verb::Up(_)) {
+        begin_log(false);
+    }
     match verb {
         Verb::Init(place) => init::run(&place),
         Verb::Up(args) => up::run(&args),
@@ -144,4 +148,17 @@ fn run(verb: Verb) -> Result<(), CliError> {
         Verb::Cleanup(place) => cleanup::run(&place),
         Verb::Demo { dir, json } => demo::run(dir, json),
     }
+}
+
+/// Logs to stderr from here on: what `HOSIER_LOG` asks for, else warnings; and the steps
+/// of each call where `latency` says so.
+fn begin_log(latency: bool) {
+    let asked = std::env::var("HOSIER_LOG").ok().filter(|text| EnvFilter::try_new(text).is_ok());
+    let mut directives = asked.unwrap_or_else(|| "warn".to_owned());
+    if latency {
+        directives += &format!(",{}=debug", steps::TARGET);
+    }
+    let filter = EnvFilter::new(directives);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    log.with_ansi(std::io::stderr().is_terminal()).init();
 }

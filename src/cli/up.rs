@@ -38,6 +38,7 @@ pub const CLEAR_BOUND: Duration = Duration::from_secs(20);
 /// It could not be started.
 pub fn run(args: &UpArgs) -> Result<(), CliError> {
     let settings = Settings::load(&args.place.dir, &args.options)?;
+    super::begin_log(settings.trace_latency);
     let place = Place::of(&settings);
     place.check()?;
     for note in settings.notes() {
@@ -125,6 +126,7 @@ async fn work(
         solidify: settings.zygote.solidify,
         blanks: settings.zygote.blanks,
         prefault: settings.zygote.prefault,
+        mem_pool_mib: settings.mem_pool_mib,
         writable_root: settings.sandbox.rootfs == Rootfs::Writable,
     }));
     forest.plant(settings.sandbox.network).await?;

@@ -18,9 +18,11 @@ use std::time::{Duration, Instant};
 use hosier_zygote::wire::Request;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tracing::Instrument;
 
 use super::idle::{Idle, IdleInstances};
 use super::log::FunctionLog;
+use super::steps;
 use super::{Answer, Invocation, InvokeError, Start, Timings, Version};
 use crate::sandbox::{Limits, Network, SandboxError, Sandboxes};
 use crate::zygote::{Forest, Leaf, Need, Reply, Spent, ZygoteError};
@@ -153,8 +155,11 @@ impl Task {
         let queue = job.queued.elapsed();
         let mut timings = Timings::default();
         timings.0.push(("queue", queue));
-        let mut left = Left::default();
-        let answer = self.answer(&job.invocation, timings, &mut left).await;
+        let (mut left, span) = (Left::default(), steps::span(&self.version.name));
+        let answer = self.answer(&job.invocation, timings, &mut left).instrument(span.clone()).await;
+        if let Ok(answer) = &answer {
+            steps::tell(&span, &answer.timings);
+        }
         let _ = job.reply.send(answer);
         // Whoever waits for the answer goes first: to end a sandbox, and to make the next
         // one's, takes system calls.
@@ -194,6 +199,7 @@ impl Task {
                 }
             }
         };
+        steps::served_by(&leaf, start);
         let mut observer = None;
         if let Some(spent) = &spent {
             break_down(&mut timings, &leaf, spent, &reply);

@@ -7,7 +7,7 @@
 //!   function   one function: a queue, its code, kept current
 //!     instance one place where it runs: at most one sandbox
 //!       idle   who may be asked to give one up
-//!       log    what it prints
+//!       log    what it prints            steps    what a call's steps cost, in the log
 //! code         versions of a function's files, ready to run
 //!   registry   the stored functions       archive, tree   files from strangers
 //!   config     ol.yaml                    requirements    requirements.txt
@@ -28,6 +28,7 @@ pub mod name;
 pub mod packages;
 pub mod registry;
 pub mod requirements;
+pub mod steps;
 pub mod tree;
 mod worker;
 

@@ -129,7 +129,9 @@ impl Engine for Worker {
         let taken = shared.sandboxes.taken();
         let limit = shared.sandboxes.tuning.max_sandboxes;
         let trees = shared.forest.picture().await;
-        let sandboxes = shared.sandboxes.picture();
+        let sandboxes = Arc::clone(&shared.sandboxes);
+        // It looks at processes: nothing else of the worker waits for that.
+        let sandboxes = tokio::task::spawn_blocking(move || sandboxes.picture()).await.unwrap_or_default();
         format!("sandboxes: {taken} of {limit}\n{sandboxes}{trees}functions: {}\n", names.join(" "))
     }
 }

@@ -12,8 +12,8 @@
 //! ```
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hosier_zygote::birth::{Birth, Pid1, Role};
@@ -28,7 +28,8 @@ use super::cell::{Cell, Order, Purpose, UserNamespace};
 use super::cgroup::{Group, Pool};
 use super::error::{About, During};
 use super::ids::{IdRange, Ids, RANGE};
-use super::life::{Estate, Identity, Kept, Roster};
+use super::life::{Estate, Identity, Kept};
+use super::roster::Roster;
 use super::seccomp::Filters;
 use super::writable::{Wanted, WritableRoot};
 use super::{
@@ -87,6 +88,8 @@ pub struct Sandboxes {
     hierarchies: super::cgroup::Hierarchies,
     ids: Ids,
     fresh: Pool,
+    /// Of fresh processes, and of each tree.
+    groups: Mutex<Vec<Arc<Group>>>,
     places: Arc<Semaphore>,
     roster: Roster,
     next: AtomicU64,
@@ -116,6 +119,7 @@ impl Sandboxes {
             filters: Filters::builtin()?,
             undertaker: Undertaker::start(parts.stats).about("the undertaker's thread")?,
             tuning: parts.tuning,
+            groups: Mutex::new(vec![Arc::clone(&group)]),
             fresh: Pool::new(group, 0, parts.limits, None),
             group_names: parts.group_names,
             hierarchies: parts.hierarchies,
@@ -135,7 +139,9 @@ impl Sandboxes {
         let owner = (ids.first(), ids.first());
         let group = Group::create(&self.hierarchies, &self.group_names[1 + tree])?;
         group.delegate_procs(owner)?;
-        let pool = Pool::new(Arc::new(group), self.tuning.cgroup_pool, limits, Some(owner));
+        let group = Arc::new(group);
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&group));
+        let pool = Pool::new(group, self.tuning.cgroup_pool, limits, Some(owner));
         Ok(Arc::new(UserNamespace { ids, pool, next_leaf: AtomicU64::new(0) }))
     }
 
@@ -173,18 +179,18 @@ impl Sandboxes {
         SandboxError::Full { limit: self.tuning.max_sandboxes }
     }
 
-    /// The living sandboxes as text, one a line.
+    /// The living sandboxes as text, with the memory of the first hundred leaves. Blocks.
     pub fn picture(&self) -> String {
-        use std::fmt::Write;
-        let mut text = String::new();
-        for (id, line) in self.roster.lines().iter() {
-            let state = if line.paused { "paused" } else { "running" };
-            let (purpose, age) = (line.purpose, line.since.elapsed().as_secs());
-            let cgroup = line.cgroup.display();
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, "  sandbox {id} {purpose:?} {state} for {age} s, cgroup {cgroup}");
-        }
-        text
+        self.roster.picture()
+    }
+
+    /// Bytes that all sandboxes together have and that the kernel cannot take back. Blocks.
+    ///
+    /// # Errors
+    /// As the control groups' files.
+    pub fn memory_in_use(&self) -> Result<u64, SandboxError> {
+        let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        groups.iter().try_fold(0, |sum, group| Ok(sum + group.memory_held()?))
     }
 
     /// Places that are taken.

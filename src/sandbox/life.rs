@@ -11,10 +11,9 @@
 //! A [`Sandbox`] owns its control group, its process (by pidfd) and its place
 //! among `max_sandboxes`. However it goes out of scope, it goes to the undertaker.
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use hosier_zygote::sys::process::kill_pidfd;
@@ -23,6 +22,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::cgroup::{Cgroup, Usage};
 use super::ids::IdRange;
 use super::pidfd;
+use super::roster::{Line, Roster};
 use super::writable::WritableRoot;
 use super::{Limits, OutputGuard, SandboxError, View};
 use crate::stats::Stats;
@@ -63,25 +63,6 @@ pub(super) enum Kept {
     Root(WritableRoot),
 }
 
-/// The living sandboxes of a worker, for whoever looks.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Roster(Arc<Mutex<BTreeMap<u64, Line>>>);
-
-/// What the roster says of one.
-#[derive(Debug)]
-pub(super) struct Line {
-    pub purpose: super::Purpose,
-    pub since: Instant,
-    pub paused: bool,
-    pub cgroup: std::path::PathBuf,
-}
-
-impl Roster {
-    pub fn lines(&self) -> MutexGuard<'_, BTreeMap<u64, Line>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// A living sandbox.
 #[derive(Debug)]
 pub struct Sandbox {
@@ -105,8 +86,11 @@ impl Sandbox {
         estate.cgroup.born();
         let Identity { id, uid, purpose } = identity;
         let cgroup = estate.cgroup.paths().into_iter().next().unwrap_or_default();
-        roster.lines().insert(id, Line { purpose, since: Instant::now(), paused: false, cgroup });
-        Self { id, uid, pidfd: Arc::new(pidfd), paused: false, estate: Some(estate), undertaker, roster }
+        let pidfd = Arc::new(pidfd);
+        let (since, shown) = (Instant::now(), Arc::clone(&pidfd));
+        let role = String::new();
+        roster.lines().insert(id, Line { purpose, since, paused: false, cgroup, pidfd: shown, role });
+        Self { id, uid, pidfd, paused: false, estate: Some(estate), undertaker, roster }
     }
 
     pub fn id(&self) -> u64 {
@@ -166,6 +150,13 @@ impl Sandbox {
         self.paused = paused;
         if let Some(line) = self.roster.lines().get_mut(&self.id) {
             line.paused = paused;
+        }
+    }
+
+    /// Says what it does, for whoever looks.
+    pub fn describe(&self, role: String) {
+        if let Some(line) = self.roster.lines().get_mut(&self.id) {
+            line.role = role;
         }
     }
 

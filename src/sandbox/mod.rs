@@ -8,10 +8,11 @@
 //!   ├ writable   a root of its own to write      │
 //!   ├ ids        private ranges of host ids      └ spawner/   starts fresh processes
 //!   ├ nets       network namespaces ahead of need
-//!   └ life       Running, Paused, Dead; the undertaker
+//!   ├ life       Running, Paused, Dead; the undertaker
+//!   └ roster     who lives, for whoever looks
 //! channel    the worker's end of a socket
 //! output     what a sandbox prints              pidfd      whose it is, is it there
-//! command    a program run once (an installer)
+//! command    a program run once (an installer)  memory     of a process, of the machine
 //! host       what the machine must have; the run-time directory
 //! ```
 
@@ -26,9 +27,11 @@ pub mod host;
 mod ids;
 mod life;
 pub mod limits;
+pub mod memory;
 mod nets;
 mod output;
 pub mod pidfd;
+mod roster;
 pub mod seccomp;
 mod spawner;
 mod view;

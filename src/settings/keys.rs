@@ -142,7 +142,11 @@ pub(super) const KEYS: &[Key] = &[
         text(mirror_fits, "\"\" or a URL that starts with http:// or https://"),
         "The package index. \"\" takes the operator's (UV_DEFAULT_INDEX, UV_INDEX_URL, PIP_INDEX_URL), else PyPI.",
     ),
-    inert("mem_pool_mb", Allowed::Number(0, MIB_MAX)),
+    key(
+        "mem_pool_mb",
+        Allowed::Number(0, MIB_MAX),
+        "Memory that all sandboxes together may use, in MiB. 0: the machine's but for 500 MiB. Near\nit leaves that were forked ahead of need are given up.",
+    ),
     key(
         "import_cache_tree",
         Allowed::Tree,
@@ -291,7 +295,11 @@ pub(super) const KEYS: &[Key] = &[
     inert("trace.memory", BOOL),
     inert("trace.evictor", BOOL),
     inert("trace.package", BOOL),
-    inert("trace.latency", BOOL),
+    key(
+        "trace.latency",
+        BOOL,
+        "Log each step of each call with its microseconds, as HOSIER_LOG=hosier::latency=debug does.",
+    ),
     inert("storage.root", STORAGE),
     inert("storage.scratch", STORAGE),
     inert("storage.code", STORAGE),

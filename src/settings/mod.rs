@@ -38,7 +38,7 @@ pub struct Settings {
     pub registry_cache: Duration,
     pub pkgs_dir: PathBuf,
     pub pip_mirror: Option<String>,
-    /// None: what the machine has.
+    /// None: what the machine has, but for a little.
     pub mem_pool_mib: Option<u32>,
     pub import_cache_tree: Tree,
     /// None: what functions print is thrown away.
@@ -51,6 +51,8 @@ pub struct Settings {
     pub zygote: ZygoteSettings,
     pub http: HttpSettings,
     pub installer: InstallerSettings,
+    /// Log the steps of each call.
+    pub trace_latency: bool,
     notes: Vec<String>,
 }
 
@@ -236,6 +238,7 @@ impl Settings {
                 uv: Some(raw.installer.uv).filter(|path| !path.is_empty()).map(|path| dir.join(path)),
                 parallel: raw.installer.parallel as usize,
             },
+            trace_latency: raw.trace.latency,
             dir: dir.to_owned(),
             notes,
         }

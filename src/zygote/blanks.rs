@@ -6,38 +6,67 @@
 //! a node unused for a while, or a place wanted: blanks are given up first
 //! ```
 //!
-//! How many: what arrives while one is being made, and one more for bursts (the
-//! square root, as for a Poisson stream), after Android's pool of unspecialized
-//! app processes. A blank has seen no function's data and is specialized once.
+//! How many is the longest queue of late: of the starts that would have waited,
+//! had there been no blank, while one after the other is made (Lindley's recursion).
+//!
+//! ```text
+//!   backlog = max(0, backlog − gap ÷ time to make one) + 1      at each start
+//!   peak    = the highest backlog, forgotten over some dozens of starts
+//!
+//!   ready:  0 ─────── low = peak + 1 ─────── high = half a peak more
+//!                refill from below here ─▶ up to here
+//! ```
+//!
+//! So one number has the rate, the burstiness and the refill time in it: a function
+//! that comes alone needs one and a spare, bursts of six need six, and what comes faster than
+//! blanks can be made needs all that there may be. Between the marks nothing is
+//! made: not each start is followed by a fork. Android's pool of unspecialized
+//! app processes has the same two marks. A blank has seen no function's data and is
+//! specialized once.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::Leaf;
+use super::prefault::Skipped;
 use crate::sandbox::Limits;
 
 /// A node that was not used for so long keeps no blanks.
 pub const COLD_AFTER: Duration = Duration::from_secs(60);
-/// How fast the measured rate follows the present: weight of the newest gap.
+/// How fast the measured refill time follows the present: weight of the newest.
 const NEWEST: f64 = 0.2;
+/// How fast a peak is forgotten: what a start takes of its distance to the present.
+const FORGOTTEN: f64 = 1.0 / 32.0;
+/// A longer queue says no more than this one.
+const LONGEST_QUEUE: f64 = 64.0;
 
 /// What is known of the starts from one node.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Demand {
     last: Option<Instant>,
-    /// Mean time between starts, in seconds.
-    gap_s: f64,
     /// Mean time that making a blank takes, in seconds.
     refill_s: f64,
+    backlog: f64,
+    peak: f64,
+}
+
+/// Between which numbers a node's blanks are kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// With fewer a refill begins …
+    pub low: usize,
+    /// … and goes on to here.
+    pub high: usize,
 }
 
 impl Demand {
     /// A start at `now`.
     pub fn started(&mut self, now: Instant) {
-        if let Some(last) = self.last {
-            let gap = now.duration_since(last).as_secs_f64();
-            self.gap_s = if self.gap_s == 0.0 { gap } else { self.gap_s + NEWEST * (gap - self.gap_s) };
-        }
+        let gap_s = self.last.map_or(f64::INFINITY, |last| now.duration_since(last).as_secs_f64());
+        let made = if self.refill_s > 0.0 { gap_s / self.refill_s } else { f64::INFINITY };
+        self.backlog = ((self.backlog - made).max(0.0) + 1.0).min(LONGEST_QUEUE);
+        let faded = self.peak + FORGOTTEN * (self.backlog - self.peak);
+        self.peak = faded.max(self.backlog);
         self.last = Some(now);
     }
 
@@ -52,18 +81,25 @@ impl Demand {
     pub fn is_hot(&self, now: Instant) -> bool {
         self.last.is_some_and(|last| now.duration_since(last) < COLD_AFTER)
     }
+
+    /// When it was last used.
+    pub fn last(&self) -> Option<Instant> {
+        self.last
+    }
 }
 
 /// How many blanks a node should have, given `limit` for one node and the places
 /// that are free for all: half of those stay for starts.
-pub fn wanted(demand: &Demand, now: Instant, limit: usize, free: usize) -> usize {
+pub fn marks(demand: &Demand, now: Instant, limit: usize, free: usize) -> Marks {
     if !demand.is_hot(now) {
-        return 0;
+        return Marks::default();
     }
-    // No gap measured yet: one start is expected to be followed by another.
-    let during_refill = if demand.gap_s > 0.0 { demand.refill_s / demand.gap_s } else { 0.0 };
-    let count = during_refill + during_refill.sqrt();
-    (count.ceil() as usize + 1).min(limit).min(free / 2)
+    let burst = demand.peak.ceil() as usize;
+    // One more than a burst takes, so that the next refill need not begin beside a start.
+    let high = (burst + 1 + burst / 2).min(limit).min(free / 2);
+    // Some way below, also where the limit is all there is.
+    let low = (burst + 1).min(high - high / 4);
+    Marks { low, high }
 }
 
 /// The blanks of one node.
@@ -75,6 +111,10 @@ pub struct Blanks {
     ready: VecDeque<Leaf>,
     /// Being made.
     pub coming: usize,
+    /// Starts that found none.
+    pub missed: u64,
+    /// How often one populated nothing, and why the last time.
+    pub skipped: Option<(u64, Skipped)>,
 }
 
 impl Blanks {
@@ -102,9 +142,15 @@ impl Blanks {
         self.ready.len()
     }
 
-    /// How many are missing.
-    pub fn lacking(&self, now: Instant, limit: usize, free: usize) -> usize {
-        wanted(&self.demand, now, limit, free).saturating_sub(self.ready.len() + self.coming)
+    /// Whether a refill should begin, or go on.
+    pub fn lacks(&self, marks: Marks, refilling: bool) -> bool {
+        let mark = if refilling { marks.high } else { marks.low };
+        self.ready.len() + self.coming < mark
+    }
+
+    /// One of them populated nothing.
+    pub fn skip(&mut self, reason: Skipped) {
+        self.skipped = Some((self.skipped.map_or(1, |(times, _)| times + 1), reason));
     }
 
     /// Gives all up.
@@ -114,39 +160,5 @@ impl Blanks {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn demand(gap_ms: u64, refill_ms: u64, starts: u32) -> (Demand, Instant) {
-        let (mut demand, mut now) = (Demand::default(), Instant::now());
-        for _ in 0..starts {
-            demand.started(now);
-            demand.refilled(Duration::from_millis(refill_ms));
-            now += Duration::from_millis(gap_ms);
-        }
-        (demand, now)
-    }
-
-    #[test]
-    fn a_node_that_nobody_used_has_none() {
-        assert_eq!(wanted(&Demand::default(), Instant::now(), 8, 100), 0);
-        let (demand, now) = demand(10, 3, 5);
-        assert_eq!(wanted(&demand, now + COLD_AFTER, 8, 100), 0);
-    }
-
-    #[test]
-    fn a_rare_function_has_one_spare_and_a_busy_one_more() {
-        let (rare, now) = demand(5_000, 3, 5);
-        assert_eq!(wanted(&rare, now, 8, 100), 2);
-        let (busy, now) = demand(1, 5, 50);
-        assert!(wanted(&busy, now, 100, 1000) >= 8);
-    }
-
-    #[test]
-    fn blanks_never_take_the_places_that_starts_need() {
-        let (busy, now) = demand(1, 5, 50);
-        assert_eq!(wanted(&busy, now, 4, 1000), 4);
-        assert_eq!(wanted(&busy, now, 100, 5), 2);
-        assert_eq!(wanted(&busy, now, 100, 1), 0);
-    }
-}
+#[path = "blanks_tests.rs"]
+mod tests;

@@ -109,7 +109,12 @@ impl Leaf {
     pub(super) async fn wait_as_blank(&mut self) -> Result<(), SandboxError> {
         self.await_birth().await?;
         self.blank = true;
+        self.sandbox.describe(format!("a blank{}", self.origin()));
         Ok(())
+    }
+
+    fn origin(&self) -> String {
+        self.node().map_or_else(String::new, |node| format!(" of zygote {node}"))
     }
 
     /// Why it ended before it could be spoken to, if it said so; else `error`.
@@ -159,7 +164,10 @@ impl Leaf {
         if head.len() > wire::MAX_HEAD {
             return Err(SandboxError::Protocol("an environment beyond the wire's bounds"));
         }
-        self.tell(Kind::Specialize, &head, fds).await
+        self.tell(Kind::Specialize, &head, fds).await?;
+        let role = format!("function {}{}", message.handler.function, self.origin());
+        self.sandbox.describe(role);
+        Ok(())
     }
 
     async fn tell(&self, kind: Kind, head: &[u8], fds: &[OwnedFd]) -> Result<(), SandboxError> {

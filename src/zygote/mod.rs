@@ -5,6 +5,8 @@
 //! forest     all trees, one a network; start(need) ──▶ Leaf
 //!   ├ template   the operator's tree file: which nodes may exist
 //!   ├ blanks     leaves forked ahead of need, how many (pure)
+//!   ├ prefault   whether they populate their pages (pure)
+//!   ├ pressure   whether there is memory for them (pure)
 //!   ├ age        which node has served long enough (pure)
 //!   ├ evict      which node goes when there is no room (pure)
 //!   ├ replicas   when a node needs another zygote (pure)
@@ -26,6 +28,8 @@ mod forest;
 mod leaf;
 mod node;
 mod pin;
+mod prefault;
+mod pressure;
 mod replicas;
 mod select;
 mod template;

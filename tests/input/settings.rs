@@ -39,12 +39,12 @@ fn a_setting_that_cannot_be_is_refused_in_the_file_and_on_the_command_line() {
 #[test]
 fn a_setting_without_effect_is_taken_and_said() {
     let mut worker = Worker::new();
-    write_settings(&worker, "mem_pool_mb = 1000\n[features]\nreuse_cgroups = false\n");
+    write_settings(&worker, "sock_base_path = \"x\"\n[features]\nreuse_cgroups = false\n");
     let args = ["up", "-d", "-o", "worker_port=0,trace.memory=true,features.downsize_paused_mem=false"];
     let output = worker.hosier(&args);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{said}");
-    for key in ["mem_pool_mb", "features.reuse_cgroups", "trace.memory", "features.downsize_paused_mem"] {
+    for key in ["sock_base_path", "features.reuse_cgroups", "trace.memory", "features.downsize_paused_mem"] {
         assert!(said.contains(&format!("{key} is accepted and has no effect")), "{key} in {said}");
     }
     worker.ok(&["down"]);

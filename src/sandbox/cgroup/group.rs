@@ -78,6 +78,12 @@ impl Group {
         Cgroup::make(&self.level, format!("c{number}"), limits, owner)
     }
 
+    /// Bytes that its sandboxes have and that the kernel cannot take back: without the
+    /// cache of files, which stays charged here when its sandbox is long gone.
+    pub fn memory_held(&self) -> Result<u64, CgroupError> {
+        self.level.memory_held()
+    }
+
     /// Kills everything in it and removes it.
     pub fn remove(self) -> Result<(), CgroupError> {
         Self::remove_leftovers(&self.hierarchies, &self.name)

@@ -162,6 +162,13 @@ impl Level {
         Ok(Usage { mem_bytes, cpu_us, procs })
     }
 
+    pub fn memory_held(&self) -> Result<u64, CgroupError> {
+        match self {
+            Self::V2(v2) => v2.memory_held(),
+            Self::V1 { v1, .. } | Self::Hybrid { v1, .. } => v1.memory_held(),
+        }
+    }
+
     pub fn oom_kills(&self) -> Result<u64, CgroupError> {
         match self {
             Self::V2(v2) => v2.oom_kills(),

@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -171,6 +172,40 @@ fn a_stranger_moves_itself_in_and_is_counted() {
         assert!(!cgroup.populated().unwrap());
         assert_eq!(signal_that_ended(child), Some(9));
         cgroup.remove().unwrap();
+        scene.end();
+    });
+}
+
+#[test]
+fn what_sandboxes_hold_is_counted_together_and_without_the_cache_of_files() {
+    let place = tempfile::tempdir_in("/var/tmp").unwrap();
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    // Forty MiB of a file, twenty of its own.
+    let script = "import sys, time\nopen(sys.argv[1], 'wb').write(bytes(40 << 20))\n\
+        own = b'a' * (20 << 20)\nopen(sys.argv[1] + '.done', 'w')\ntime.sleep(100)\n";
+    fs::write(place.path().join("eat.py"), script).unwrap();
+    on_each_layout(|scene| {
+        let held = || scene.group.memory_held().unwrap() >> 20;
+        let limits = Limits { mem_mb: 128, ..LIMITS };
+        let eat = |name: &str| {
+            let cgroup = scene.group.child(name, &limits, None).unwrap();
+            let dir = place.path().display();
+            let child = inhabit(&cgroup, &format!("/usr/bin/python3 {dir}/eat.py {dir}/{name}"));
+            let done = place.path().join(format!("{name}.done"));
+            assert!(within(20_000, || Ok(done.exists())).unwrap());
+            fs::remove_file(done).unwrap();
+            (cgroup, child)
+        };
+        let eaters = [eat("one"), eat("two")];
+        assert!((40..76).contains(&held()), "{} MiB", held());
+        for (mut cgroup, child) in eaters {
+            let usage = cgroup.usage().unwrap().mem_bytes >> 20;
+            assert!(usage >= 55, "the control: {usage} MiB with the file");
+            cgroup.kill().unwrap();
+            signal_that_ended(child);
+            cgroup.remove().unwrap();
+        }
+        assert!(held() < 20, "{} MiB", held());
         scene.end();
     });
 }

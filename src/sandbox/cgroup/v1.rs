@@ -60,6 +60,13 @@ impl V1 {
         self.memory().read("memory.usage_in_bytes", number)
     }
 
+    /// The plain names are of the directory alone, `total_` ones of all below it.
+    pub fn memory_held(&self) -> Result<u64, CgroupError> {
+        let cache =
+            |text: &str| Some(keyed(text, "total_active_file")? + keyed(text, "total_inactive_file")?);
+        Ok(self.mem_bytes()?.saturating_sub(self.memory().read("memory.stat", cache)?))
+    }
+
     pub fn procs(&self) -> Result<u64, CgroupError> {
         self.pids().read("pids.current", number)
     }

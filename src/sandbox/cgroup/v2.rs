@@ -91,6 +91,11 @@ impl V2 {
         self.0.read("memory.current", number)
     }
 
+    pub fn memory_held(&self) -> Result<u64, CgroupError> {
+        let cache = |text: &str| Some(keyed(text, "active_file")? + keyed(text, "inactive_file")?);
+        Ok(self.mem_bytes()?.saturating_sub(self.0.read("memory.stat", cache)?))
+    }
+
     /// Needs no controller: every v2 cgroup counts its time.
     pub fn cpu_us(&self) -> Result<u64, CgroupError> {
         self.0.read("cpu.stat", |text| keyed(text, "usage_usec"))

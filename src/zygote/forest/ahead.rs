@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use hosier_zygote::wire::Prepare;
+use hosier_zygote::wire::{Prefault, Prepare};
 use tokio::sync::Notify;
 
 use super::Forest;
 use super::entry::{Entry, Tree};
-use crate::zygote::blanks::COLD_AFTER;
+use crate::sandbox::Limits;
+use crate::zygote::blanks::{COLD_AFTER, Demand, Marks, marks};
+use crate::zygote::prefault::{Circumstances, worthwhile};
 use crate::zygote::{Leaf, ZygoteError};
 
 /// A start that somebody waits for.
@@ -39,7 +41,10 @@ impl Forest {
 
     /// Makes the blanks that a node lacks, one after the other, away from the path.
     pub(super) fn replenish(self: &Arc<Self>, tree: &Arc<Tree>, entry: &Arc<Entry>) {
-        let wanted = self.claim_refill(entry);
+        if self.parts.blanks > 0 {
+            self.watch.wake();
+        }
+        let wanted = self.claim_refill(entry, false);
         let lacks_nets = || entry.zygote().is_some_and(|zygote| zygote.lacks_nets());
         if !wanted && !tree.namespace.lacks() && !lacks_nets() {
             return;
@@ -53,6 +58,11 @@ impl Forest {
             }
             loop {
                 forest.until_quiet(&entry).await;
+                if !forest.has_room().await {
+                    // Whoever sees that there is room again asks again.
+                    entry.blanks().coming -= 1;
+                    return;
+                }
                 let made = forest.make_blank(&tree, &entry).await;
                 // A node that was replaced meanwhile has no use for one of the old.
                 let current =
@@ -73,7 +83,7 @@ impl Forest {
                     }
                 }
                 drop(blanks);
-                if !forest.claim_refill(&entry) {
+                if !forest.claim_refill(&entry, true) {
                     return;
                 }
             }
@@ -81,20 +91,37 @@ impl Forest {
     }
 
     /// Whether a blank is lacking and a zygote has time for one; the caller then does.
-    pub(super) fn claim_refill(&self, entry: &Entry) -> bool {
+    pub(super) fn claim_refill(&self, entry: &Entry, refilling: bool) -> bool {
         if self.parts.blanks == 0 {
             return false;
         }
-        let sandboxes = &self.parts.sandboxes;
-        let free = sandboxes.tuning.max_sandboxes - sandboxes.taken();
         let zygotes = entry.zygotes().len().max(1);
         let mut blanks = entry.blanks();
         // Each zygote makes one at a time.
-        let lacking = blanks.coming < zygotes && blanks.lacking(Instant::now(), self.parts.blanks, free) > 0;
-        if lacking {
+        let lacks = blanks.coming < zygotes && blanks.lacks(self.marks(&blanks.demand), refilling);
+        if lacks {
             blanks.coming += 1;
         }
-        lacking
+        lacks
+    }
+
+    /// Between which numbers the blanks of a node with this demand are kept now.
+    pub(super) fn marks(&self, demand: &Demand) -> Marks {
+        let sandboxes = &self.parts.sandboxes;
+        let free = sandboxes.tuning.max_sandboxes - sandboxes.taken();
+        marks(demand, Instant::now(), self.parts.blanks, free)
+    }
+
+    /// A node's blanks as text.
+    pub(super) fn ahead(&self, entry: &Entry) -> String {
+        let blanks = entry.blanks();
+        let Marks { low, high } =
+            if self.parts.blanks > 0 { self.marks(&blanks.demand) } else { Marks::default() };
+        let mut text = format!("blanks={} of {low} to {high}", blanks.len());
+        if let Some((times, reason)) = &blanks.skipped {
+            text.push_str(&format!(" ({times} not prefaulted: {reason})"));
+        }
+        text
     }
 
     /// Waits for the starts on the path, unless none is ready.
@@ -118,13 +145,15 @@ impl Forest {
         let (Some(permit), Some(zygote)) = (self.parts.sandboxes.place(), entry.freest()) else {
             return Ok(None);
         };
-        let begun = Instant::now();
+        let (begun, missed) = (Instant::now(), entry.blanks().missed);
         let view = self.view(&entry.closure)?;
         // Those of the last start: the next one's are likely the same.
         let limits = entry.blanks().limits.unwrap_or(self.parts.leaf_limits);
         let (mut leaf, _, _) = self.fork_leaf(tree, &zygote, &limits, Some(permit)).await?;
         leaf.wait_as_blank().await?;
+        let forked = begun.elapsed();
         let known = if self.parts.prefault { zygote.working_set().prefault() } else { None };
+        let known = self.worth_populating(entry, known, missed, &limits).await;
         let message = Prepare {
             targets: vec!["packages".to_owned()],
             confinement: self.parts.sandboxes.confinement_of_blank(leaf.sandbox()),
@@ -133,19 +162,48 @@ impl Forest {
         leaf.prepare(message, &[view.open()?]).await?;
         leaf.sandbox_mut().keep(view);
         self.refill(tree, entry);
-        Ok(Some((leaf, begun.elapsed())))
+        Ok(Some((leaf, forked)))
     }
 
-    /// Gives up one blank, of the node that was used least lately; false if there is none.
-    pub async fn give_up_blank(&self) -> bool {
-        for tree in self.trees.lock().await.values() {
-            for entry in tree.entries().iter() {
-                if entry.blanks().take().is_some() {
-                    return true;
-                }
+    /// What a blank should populate of what is known, while no start is on the path.
+    async fn worth_populating(
+        &self,
+        entry: &Entry,
+        known: Option<Prefault>,
+        missed: u64,
+        limits: &Limits,
+    ) -> Option<Prefault> {
+        let known = known?;
+        self.until_quiet(entry).await;
+        let now = Circumstances {
+            missed: entry.blanks().missed - missed,
+            written: known.write.iter().map(|range| u64::from(range.count)).sum(),
+            limit_mib: limits.mem_mb,
+        };
+        match worthwhile(now) {
+            Ok(()) => Some(known),
+            Err(reason) => {
+                entry.blanks().skip(reason);
+                None
             }
         }
-        false
+    }
+
+    /// Gives up the oldest blank of the node that was used least lately; false if there is none.
+    pub async fn give_up_blank(&self) -> bool {
+        self.give_up_blanks(|_| 1).await > 0
+    }
+
+    /// Gives up as many of all blanks as `count` says, the coldest first; how many went.
+    pub(super) async fn give_up_blanks(&self, count: impl FnOnce(usize) -> usize) -> usize {
+        let mut nodes = Vec::new();
+        for tree in self.trees.lock().await.values() {
+            nodes.extend(tree.entries().iter().map(Arc::clone));
+        }
+        nodes.sort_by_key(|entry| entry.blanks().demand.last());
+        let wanted = count(nodes.iter().map(|entry| entry.blanks().len()).sum());
+        let blanks = nodes.iter().flat_map(|entry| std::iter::from_fn(|| entry.blanks().take()));
+        blanks.take(wanted).count()
     }
 
     /// Lets the blanks of nodes go that were not used lately.

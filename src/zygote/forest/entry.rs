@@ -174,7 +174,14 @@ pub(super) fn choose(entries: &[Arc<Entry>], pins: &Pins, grown: Grown) -> Arc<E
     Arc::clone(found.unwrap_or(&entries[0]))
 }
 
-pub(super) fn draw(text: &mut String, entries: &[Arc<Entry>], parent: Option<u64>, depth: usize) {
+/// Draws the children of `parent`, and below each its own; `ahead` says what a node has ready.
+pub(super) fn draw(
+    text: &mut String,
+    entries: &[Arc<Entry>],
+    ahead: &dyn Fn(&Entry) -> String,
+    parent: Option<u64>,
+    depth: usize,
+) {
     for entry in entries.iter().filter(|entry| entry.parent.as_ref().map(|p| p.id) == parent) {
         let state = entry.state();
         let packages: Vec<_> = entry.own.iter().map(Pin::to_string).collect();
@@ -184,10 +191,10 @@ pub(super) fn draw(text: &mut String, entries: &[Arc<Entry>], parent: Option<u64
             (_, Some(reason)) => text.push_str(&format!(" unfit: {reason}")),
             (None, None) => text.push_str(" dormant"),
             (Some(zygote), None) => text.push_str(&format!(
-                " sandbox {} forks={} blanks={} mem={} KiB imports={} ms",
+                " sandbox {} forks={} {} mem={} KiB imports={} ms",
                 zygote.sandbox(),
                 zygote.forks.load(Ordering::Relaxed),
-                entry.blanks().len(),
+                ahead(entry),
                 zygote.memory() / 1024,
                 state.import_us.unwrap_or(0) / 1000,
             )),
@@ -216,6 +223,6 @@ pub(super) fn draw(text: &mut String, entries: &[Arc<Entry>], parent: Option<u64
         }
         text.push('\n');
         drop(state);
-        draw(text, entries, Some(entry.id), depth + 1);
+        draw(text, entries, ahead, Some(entry.id), depth + 1);
     }
 }

@@ -22,6 +22,7 @@
 //! | `replicate` | more zygotes of a busy node |
 //! | `renew` | nodes that came of age, grown again |
 //! | `ahead` | blanks and control groups, made while nobody waits |
+//! | `watch` | gives blanks up when memory is short |
 //!
 //! What is not the node's fault (no place is free, say) passes it over for one start.
 
@@ -31,6 +32,7 @@ mod grow;
 mod plan;
 mod renew;
 mod replicate;
+mod watch;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -50,6 +52,7 @@ use crate::stats::Stats;
 pub use ahead::OnPath;
 use ahead::{Busy, janitor};
 use entry::{Entry, Tree, draw, lost};
+use watch::{Watch, watchman};
 
 /// Attempts of one start, at most: each finds one dead node, and a path is no longer than this.
 const ATTEMPTS: usize = 20;
@@ -94,6 +97,8 @@ pub struct ForestParts {
     pub blanks: usize,
     /// Blanks populate the pages that earlier leaves touched.
     pub prefault: bool,
+    /// What all sandboxes together may use; `None`: what the machine has, but for a little.
+    pub mem_pool_mib: Option<u32>,
     /// Leaves may write anywhere.
     pub writable_root: bool,
 }
@@ -128,6 +133,7 @@ pub struct Forest {
     views: Mutex<HashMap<Pins, Weak<View>>>,
     next: AtomicU64,
     busy: Arc<Busy>,
+    watch: Watch,
 }
 
 impl Forest {
@@ -138,6 +144,7 @@ impl Forest {
             views: Mutex::default(),
             next: AtomicU64::new(1),
             busy: Arc::default(),
+            watch: Watch::default(),
         }
     }
 
@@ -207,7 +214,17 @@ impl Forest {
 
     /// A leaf that stood ready, with these limits.
     fn ready_blank(&self, entry: &Entry, limits: &Limits) -> Option<Leaf> {
-        let mut leaf = entry.blanks().take()?;
+        let (taken, left) = {
+            let mut blanks = entry.blanks();
+            let taken = blanks.take();
+            blanks.missed += u64::from(taken.is_none());
+            (taken, blanks.len())
+        };
+        if left == 0 {
+            // A refill waits for no start any more.
+            self.busy.clear.notify_waiters();
+        }
+        let mut leaf = taken?;
         leaf.sandbox_mut().set_limits(limits).ok()?;
         leaf.taken();
         Some(leaf)
@@ -329,6 +346,9 @@ impl Forest {
             let namespace = Arc::clone(&tree.namespace);
             let _ = tokio::task::spawn_blocking(move || namespace.refill()).await;
             tokio::spawn(janitor(Arc::downgrade(self)));
+            if self.parts.blanks > 0 {
+                tokio::spawn(watchman(Arc::downgrade(self)));
+            }
         }
         Ok(())
     }
@@ -352,15 +372,21 @@ impl Forest {
     }
 
     /// The trees as text, a node a line.
-    pub async fn picture(&self) -> String {
-        let mut text = String::new();
-        for tree in self.trees.lock().await.values() {
-            let entries = tree.entries().clone();
-            let nets = entries[0].zygote().map_or(0, |root| root.nets());
-            text.push_str(&format!("tree (network {:?}) nets={nets}\n", tree.network));
-            draw(&mut text, &entries, None, 1);
-        }
-        text
+    pub async fn picture(self: &Arc<Self>) -> String {
+        let trees: Vec<_> = self.trees.lock().await.values().cloned().collect();
+        let forest = Arc::clone(self);
+        // A node's memory is in a file of its control group.
+        let drawn = tokio::task::spawn_blocking(move || {
+            let mut text = format!("memory: {}\n", forest.watch.gauge());
+            for tree in trees {
+                let entries = tree.entries().clone();
+                let nets = entries[0].zygote().map_or(0, |root| root.nets());
+                text.push_str(&format!("tree (network {:?}) nets={nets}\n", tree.network));
+                draw(&mut text, &entries, &|entry| forest.ahead(entry), None, 1);
+            }
+            text
+        });
+        drawn.await.unwrap_or_default()
     }
 }
 
