@@ -4,10 +4,10 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOSIER := $(TARGET)/release/hosier
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench soak fmt lint clean root
+.PHONY: help setup build demo test bench bench-peers picture soak fmt lint clean root
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what the machine lacks (Debian packages, uv, cargo-nextest)
 	@.ci/setup
@@ -24,6 +24,15 @@ test: root build ## Run all tests
 
 bench: root build ## Run the benchmarks
 	cargo bench --locked --bench '*'
+
+# Docker's daemon comes with a service manager or not at all.
+bench-peers: root build ## Install bwrap, crun, runc (and Docker where it can run); measure cold starts beside them
+	apt-get install -qq -y --no-install-recommends bubblewrap crun runc >/dev/null
+	if [ -d /run/systemd/system ] && ! docker info >/dev/null 2>&1; then apt-get install -qq -y docker.io >/dev/null; fi
+	cargo bench --locked --bench cold_start
+
+picture: ## Draw docs/cold-start.svg from the last run of the steps benchmark
+	cargo bench --locked --bench steps -- picture
 
 soak: root build ## Run the tests that take minutes
 	cargo nextest run --release --locked --profile soak --no-tests warn

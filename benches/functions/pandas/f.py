@@ -4,6 +4,6 @@ import pandas
 
 def f(event):
     values = numpy.arange(12.0)
-    frame = pandas.DataFrame({"group": ["a", "b", "c"] * 4, "value": values})
-    means = frame.groupby("group")["value"].mean()
-    return {"means": means.to_dict(), "norm": float(numpy.sqrt((values**2).sum()))}
+    column = pandas.DataFrame({"value": values})["value"]
+    norm = numpy.sqrt((values**2).sum())
+    return {"sum": float(column.sum()), "mean": float(column.mean()), "norm": float(norm)}

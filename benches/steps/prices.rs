@@ -1,11 +1,5 @@
-//! Where the time of a cold start goes: the steps that the worker measures itself
-//! (`Server-Timing`), and what the kernel asks for the parts of one. Needs root.
-//!
-//! ```text
-//! HOSIER_BENCH_ROUNDS=200 cargo bench --bench steps
-//! ```
-
-mod support;
+//! What the kernel asks for the parts of a start, each alone, in this process or in a
+//! child of it.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -16,50 +10,15 @@ use hosier::sandbox::cgroup::{Group, Hierarchies, Pool};
 use hosier::sandbox::seccomp::Filters;
 use hosier_zygote::sys::process::{self, CloneOptions, Forked, fork_into};
 use hosier_zygote::sys::{mount, net, privilege};
-use support::{Client, FUNCTIONS, Function, QUIET, Samples};
 
-/// In the order that they are taken; `rest` is what the client sees beside them.
-const STEPS: [&str; 9] = ["queue", "node", "cgroup", "fork", "specialize", "import", "exec", "rest", "total"];
-
-fn main() {
-    let rounds = support::rounds(100);
-    // Before anything of this process has threads or much memory.
-    let mut results = vec![prices(rounds)];
-    let home = support::home();
-    let worker = support::beside(&home, &[]);
-    for function in FUNCTIONS {
-        results.push(cold_starts(&mut Client::new(worker.port), function, rounds));
-    }
-    support::report("steps", results.into());
-    worker.down();
-}
-
-/// Every step of a function's cold starts, back to back and after quiet.
-fn cold_starts(client: &mut Client, function: Function, rounds: usize) -> serde_json::Value {
-    let name = function.once();
-    client.call(&name);
-    let mut samples = STEPS.map(|step| (step, [Samples::default(), Samples::default()]));
-    for _ in 0..rounds {
-        for (at, quiet) in [Duration::ZERO, QUIET].into_iter().enumerate() {
-            std::thread::sleep(quiet);
-            let answer = client.call(&name);
-            assert_eq!(answer.start, "forked");
-            let total = answer.took.as_secs_f64() * 1e6;
-            let known: f64 = answer.steps.iter().map(|(_, took)| took).sum();
-            let more = [("rest".to_owned(), total - known), ("total".to_owned(), total)];
-            for (step, took) in answer.steps.into_iter().chain(more) {
-                let (_, both) = samples.iter_mut().find(|(known, _)| *known == step).unwrap();
-                both[at].add_us(took);
-            }
-        }
-    }
-    table(&format!("{}, cold", function.name), samples)
-}
+use super::table;
+use crate::support::QUIET;
+use crate::support::samples::Samples;
 
 type Part = Box<dyn FnMut() -> Duration>;
 
-/// Parts of a start, each alone, in this process or in a child of it.
-fn prices(rounds: usize) -> serde_json::Value {
+/// Measures and prints all of them.
+pub fn measure(rounds: usize) -> serde_json::Value {
     let parts: Vec<(&str, Part)> = vec![
         ("fork", Box::new(|| forked(0))),
         ("fork +pid", Box::new(|| forked(libc::CLONE_NEWPID))),
@@ -202,26 +161,4 @@ fn give_up() -> bool {
 fn filter(which: impl Fn(&Filters) -> Vec<u8>) -> impl FnMut() -> Duration {
     let program = which(&Filters::builtin().unwrap());
     move || inside(0, || privilege::no_new_privs().and_then(|()| privilege::install_filter(&program)).is_ok())
-}
-
-/// Prints milliseconds and returns µs as JSON.
-fn table(
-    title: &str,
-    rows: impl IntoIterator<Item = (impl Into<String>, [Samples; 2])>,
-) -> serde_json::Value {
-    println!("\n{title:18}{:>9}{:>9}{:>10}{:>9}", "tight50", "99", "quiet50", "99");
-    let mut steps = Vec::new();
-    for (name, [tight, quiet]) in rows {
-        let name: String = name.into();
-        let ms = |samples: &Samples, percent| samples.percentile(percent) / 1e3;
-        println!(
-            "{name:18}{:>9.3}{:>9.3}{:>10.3}{:>9.3}",
-            ms(&tight, 50),
-            ms(&tight, 99),
-            ms(&quiet, 50),
-            ms(&quiet, 99)
-        );
-        steps.push(serde_json::json!({ "step": name, "tight": tight.json(), "quiet": quiet.json() }));
-    }
-    serde_json::json!({ "of": title, "steps": steps })
 }
