@@ -18,6 +18,9 @@ import hosier_native as native
 
 HANDLER = "/handler"
 OURS = "/hosier"
+PACKAGES = "/packages/"
+# How many are looked at.
+NEW_MODULES = 256
 # What the worker gives every function; it still has the last word.
 COMMON = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
@@ -35,6 +38,7 @@ def main():
     """Never returns: the process ends when the worker hangs up."""
     leave_the_zygote()
     usual = new_module("f.py")
+    inherited = len(sys.modules)
     file, path, env = native.specialize()
     specialized = time.perf_counter_ns()
     settle(path, env)
@@ -50,8 +54,9 @@ def main():
         times = (import_us, (time.perf_counter_ns() - begun) // 1000)
         flush()
         end_if_child(status == 200)
-        native.answer(number, status, headers, content, times, broken is not None)
-        import_us = 0
+        new = imported_since(inherited) if inherited else []
+        native.answer(number, status, headers, content, times, broken is not None, new)
+        import_us, inherited = 0, None
         native.reap()
 
 
@@ -127,6 +132,19 @@ def format_exc():
     import traceback
 
     return traceback.format_exc().encode("utf-8", "replace")
+
+
+def imported_since(count):
+    """The modules of packages that this leaf had to import itself: its node may do it
+    for the next."""
+    if len(sys.modules) <= count + 1:  # the handler's own
+        return []
+    try:
+        new = list(sys.modules.items())[count:][:NEW_MODULES]
+        files = ((name, getattr(module, "__file__", None)) for name, module in new if isinstance(name, str))
+        return [name for name, file in files if isinstance(file, str) and file.startswith(PACKAGES)]
+    except BaseException:  # the handler may have put anything there
+        return []
 
 
 def entry_point(module):

@@ -271,6 +271,8 @@ pub struct Response {
     pub exec_us: u32,
     /// The handler's module could not be loaded: the sandbox is of no further use.
     pub broken: bool,
+    /// Modules that were imported up to the first answer and are not the zygote's.
+    pub imported: Vec<String>,
 }
 
 /// What a frame is.

@@ -88,8 +88,10 @@ fn parse_head(head: &[u8]) -> PyResult<Head> {
     Ok((request.method, request.path, request.query, request.headers))
 }
 
-/// Answers a request; `times` are what importing and running cost, in µs.
+/// Answers a request; `times` are what importing and running cost, in µs, and `imported`
+/// the modules that this took.
 #[pyfunction]
+#[expect(clippy::too_many_arguments, reason = "an answer's parts, named in one place of Python")]
 fn answer(
     py: Python<'_>,
     id: u64,
@@ -98,9 +100,10 @@ fn answer(
     body: &[u8],
     times: (u32, u32),
     broken: bool,
+    imported: Vec<String>,
 ) {
     let (import_us, exec_us) = times;
-    let response = Response { status, headers, import_us, exec_us, broken };
+    let response = Response { status, headers, import_us, exec_us, broken, imported };
     py.detach(|| leaf::answer(id, &response, body));
 }
 
