@@ -9,6 +9,7 @@
 //! tree/deaths     nodes that are killed
 //! tree/hostile    packages that misbehave at import
 //! tree/replicas   a busy node, a slow growth
+//! tree/learned    what leaves import, nodes import
 //! tree/leaves     what a forked leaf is: randomness, hooks, path, pandas
 //! ```
 
@@ -22,6 +23,8 @@ mod deaths;
 mod grown;
 #[path = "tree/hostile.rs"]
 mod hostile;
+#[path = "tree/learned.rs"]
+mod learned;
 #[path = "tree/leaves.rs"]
 mod leaves;
 #[path = "tree/replicas.rs"]

@@ -122,6 +122,7 @@ async fn work(
         // The root of a tree takes no place.
         max_nodes: settings.zygote.max_nodes.min(settings.sandbox.max_sandboxes / 2 + 1).max(1),
         ageing: Ageing { max_forks: settings.zygote.max_forks, max_age: settings.zygote.max_age },
+        learn: settings.zygote.learn,
         gc_freeze: settings.zygote.gc_freeze,
         solidify: settings.zygote.solidify,
         blanks: settings.zygote.blanks,

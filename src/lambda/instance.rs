@@ -203,6 +203,7 @@ impl Task {
         let mut observer = None;
         if let Some(spent) = &spent {
             break_down(&mut timings, &leaf, spent, &reply);
+            self.shared.forest.learn(&leaf, &reply.response.imported);
             observer = self.shared.forest.observer(&leaf);
         }
         let exec = Duration::from_micros(reply.response.exec_us.into());

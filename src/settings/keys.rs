@@ -260,6 +260,11 @@ pub(super) const KEYS: &[Key] = &[
         "A zygote that forked so often is replaced, and its tree with it, so that address layouts and\nhash seeds change; 0 is never.",
     ),
     key("zygote.max_age_s", Allowed::Number(0, YEAR_S), "One that stands for so long is, too; 0 is never."),
+    key(
+        "zygote.learn",
+        BOOL,
+        "Grow a zygote again with the modules of its packages that its leaves were seen to import.",
+    ),
     key("zygote.gc_freeze", BOOL, "Run gc.collect() and gc.freeze() before a zygote serves."),
     key(
         "zygote.blanks",

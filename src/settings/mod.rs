@@ -123,6 +123,7 @@ pub struct ZygoteSettings {
     pub max_forks: u64,
     /// None: never too old.
     pub max_age: Option<Duration>,
+    pub learn: bool,
     pub gc_freeze: bool,
     pub solidify: bool,
     pub blanks: usize,
@@ -222,6 +223,7 @@ impl Settings {
                 max_nodes: raw.zygote.max_nodes as usize,
                 max_forks: u64::from(raw.zygote.max_forks),
                 max_age: Some(s(raw.zygote.max_age_s)).filter(|age| !age.is_zero()),
+                learn: raw.zygote.learn,
                 gc_freeze: raw.zygote.gc_freeze,
                 solidify: raw.zygote.solidify,
                 blanks: raw.zygote.blanks as usize,

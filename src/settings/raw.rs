@@ -92,6 +92,7 @@ section!(RawZygote {
     max_nodes: u32 = 64,
     max_forks: u32 = 100_000,
     max_age_s: u64 = 86_400,
+    learn: bool = true,
     gc_freeze: bool = true,
     solidify: bool = true,
     blanks: u32 = 4,

@@ -25,19 +25,25 @@ const NAME_BYTES: usize = 200;
 /// What leaves of one zygote imported so far.
 #[derive(Debug, Default)]
 pub struct Learned {
+    /// Top-level modules of the node's packages.
+    packages: BTreeSet<String>,
     samples: u32,
     seen: BTreeMap<String, u32>,
 }
 
 impl Learned {
-    /// A leaf's first answer named these modules. `packages` are the top-level modules
-    /// that the node's packages have.
-    pub fn learn(&mut self, names: &[String], packages: &BTreeSet<String>) {
+    /// Nothing yet, of a node whose packages have these top-level modules.
+    pub fn of(packages: BTreeSet<String>) -> Self {
+        Self { packages, ..Self::default() }
+    }
+
+    /// A leaf's first answer named these modules.
+    pub fn learn(&mut self, names: &[String]) {
         if self.samples == SAMPLES {
             return;
         }
         self.samples += 1;
-        let fitting = names.iter().take(NAMES).filter(|name| is_below(name, packages));
+        let fitting = names.iter().take(NAMES).filter(|name| is_below(name, &self.packages));
         for name in fitting.collect::<BTreeSet<_>>() {
             if self.seen.len() < NAMES || self.seen.contains_key(name) {
                 *self.seen.entry(name.clone()).or_default() += 1;
@@ -59,9 +65,7 @@ impl Learned {
 }
 
 fn is_below(name: &str, packages: &BTreeSet<String>) -> bool {
-    let part = |part: &str| {
-        !part.is_empty() && part.chars().all(|c| c == '_' || c.is_alphanumeric())
-    };
+    let part = |part: &str| !part.is_empty() && part.chars().all(|c| c == '_' || c.is_alphanumeric());
     let top = name.split('.').next().unwrap_or_default();
     name.len() <= NAME_BYTES && packages.contains(top) && name.split('.').all(part)
 }
@@ -71,10 +75,9 @@ mod tests {
     use super::*;
 
     fn learned(leaves: &[&[&str]]) -> Learned {
-        let packages = ["PIL", "numpy"].map(str::to_owned).into();
-        let mut learned = Learned::default();
+        let mut learned = Learned::of(["PIL", "numpy"].map(str::to_owned).into());
         for names in leaves {
-            learned.learn(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(), &packages);
+            learned.learn(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
         }
         learned
     }

@@ -12,6 +12,7 @@
 //!   ├ replicas   when a node needs another zygote (pure)
 //!   ├ select     which node serves a set of pins (pure)
 //!   └ node       one zygote process: forks, grows children
+//! learned      the modules that leaves of a node import by themselves (pure)
 //! working_set  the pages that leaves of a node touch
 //! leaf       a started sandbox that answers requests
 //! pin        a package at a version
@@ -26,6 +27,7 @@ mod error;
 mod evict;
 mod forest;
 mod leaf;
+mod learned;
 mod node;
 mod pin;
 mod prefault;

@@ -1,6 +1,7 @@
 //! An entry: a node that may exist. Its zygote is the process, if it stands. Runs
 //! in the worker.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -43,6 +44,10 @@ pub(super) struct State {
     pub(super) growing: Option<Instant>,
     /// Measured, ancestors included.
     pub(super) import_us: Option<u64>,
+    /// Modules of its packages that it imports since its leaves did, and how often it
+    /// was grown again for that.
+    pub(super) learned: BTreeSet<String>,
+    pub(super) lessons: u32,
     pub(super) deaths: u32,
     pub(super) unfit: Option<String>,
     /// When a function last asked for it.
@@ -198,6 +203,9 @@ pub(super) fn draw(
                 zygote.memory() / 1024,
                 state.import_us.unwrap_or(0) / 1000,
             )),
+        }
+        if !state.learned.is_empty() {
+            text.push_str(&format!(" learned={} modules", state.learned.len()));
         }
         if !state.replicas.is_empty() {
             text.push_str(&format!(" replicas={}", state.replicas.len()));

@@ -125,7 +125,9 @@ impl Forest {
         let grown = self.grown(tree, entry, parent).await;
         let mut state = entry.state();
         state.growing = None;
-        let zygote = Arc::new(grown?);
+        let mut zygote = grown?;
+        zygote.listen(entry.closure.iter().flat_map(|pin| self.parts.packages.modules(pin)).collect());
+        let zygote = Arc::new(zygote);
         state.zygote = Some(Arc::clone(&zygote));
         state.replicas.clear();
         Ok(zygote)
@@ -158,9 +160,10 @@ impl Forest {
         });
         let mut cell = cell.await?;
         let begun = Instant::now();
+        let learned = entry.state().learned.clone();
         let imports = Imports {
             path: paths(&entry.closure),
-            modules: entry.own.iter().flat_map(|pin| parts.packages.modules(pin)).collect(),
+            modules: entry.own.iter().flat_map(|pin| parts.packages.modules(pin)).chain(learned).collect(),
             gc_freeze: parts.gc_freeze,
             solidify: parts.solidify,
         };

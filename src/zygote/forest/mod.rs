@@ -20,7 +20,7 @@
 //! | `grow` | a node's zygote, its ancestors grown first |
 //! | `entry` | a node that may exist, and its state |
 //! | `replicate` | more zygotes of a busy node |
-//! | `renew` | nodes that came of age, grown again |
+//! | `renew` | nodes that came of age, or learnt something, grown again |
 //! | `ahead` | blanks and control groups, made while nobody waits |
 //! | `watch` | gives blanks up when memory is short |
 //!
@@ -99,6 +99,8 @@ pub struct ForestParts {
     pub prefault: bool,
     /// What all sandboxes together may use; `None`: what the machine has, but for a little.
     pub mem_pool_mib: Option<u32>,
+    /// Nodes import what their leaves were seen to import.
+    pub learn: bool,
     /// Leaves may write anywhere.
     pub writable_root: bool,
 }
@@ -358,6 +360,13 @@ impl Forest {
     pub fn observer(&self, leaf: &Leaf) -> Option<Box<dyn FnOnce() + Send>> {
         let wanted = self.parts.prefault && self.parts.blanks > 0;
         if wanted { leaf.observer() } else { None }
+    }
+
+    /// A leaf's first answer said what it had to import: its node may do so for the next.
+    pub fn learn(&self, leaf: &Leaf, imported: &[String]) {
+        if self.parts.learn {
+            leaf.teach(imported);
+        }
     }
 
     /// Lets every zygote go.

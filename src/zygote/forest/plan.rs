@@ -114,6 +114,8 @@ impl Forest {
             replicas: Vec::new(),
             growing: None,
             import_us: None,
+            learned: Default::default(),
+            lessons: 0,
             deaths: 0,
             unfit: None,
             used: Instant::now(),
