@@ -58,12 +58,22 @@ pub struct Zygote {
     _parent: Option<Arc<Zygote>>,
 }
 
-/// What a root zygote's interpreter runs. `/hosier` comes last on the path, and
-/// `__main__` stays clean for handlers.
+/// What an interpreter runs first. `/hosier` comes last on the path, and `__main__` stays
+/// clean for handlers.
+pub(super) fn boot_script(then: &str) -> String {
+    let wire = wire::WIRE;
+    let stale = "hosier: libhosier_native.so is of another build than the worker";
+    format!(
+        "import sys; sys.path.append('/hosier'); import hosier_native\n\
+         if getattr(hosier_native, 'WIRE', 0) != {wire}: sys.exit('{stale}')\n{then}"
+    )
+}
+
+/// What a root zygote's interpreter runs.
 fn boot(imports: &Imports) -> String {
     let python = |on| if on { "True" } else { "False" };
     let (freeze, solidify) = (python(imports.gc_freeze), python(imports.solidify));
-    format!("import sys; sys.path.append('/hosier'); import hosier_zygote as z; z.main({freeze}, {solidify})")
+    boot_script(&format!("import hosier_zygote as z; z.main({freeze}, {solidify})"))
 }
 
 impl Zygote {

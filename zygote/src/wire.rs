@@ -13,6 +13,17 @@ use std::fmt;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
+/// Which wire this is: the worker and the interpreter's module are built apart, and one
+/// of another build would misread the other's messages. FNV-1a of this file.
+pub const WIRE: u32 = {
+    let (text, mut hash, mut at) = (include_bytes!("wire.rs"), 0x811c_9dc5_u32, 0);
+    while at < text.len() {
+        hash = (hash ^ text[at] as u32).wrapping_mul(0x0100_0193);
+        at += 1;
+    }
+    hash
+};
+
 /// Bytes of one control message, at most.
 pub const MAX_MESSAGE: usize = 128 * 1024;
 /// Bytes of the head of a frame (headers, paths), at most.

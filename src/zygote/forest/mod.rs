@@ -288,7 +288,7 @@ impl Forest {
         let program = Program {
             pid1: Pid1::Program,
             role: Role::Confined(sandboxes.confinement(&cell, Purpose::Leaf)),
-            argv: node::interpreter(&self.parts.python, BOOT_LEAF),
+            argv: node::interpreter(&self.parts.python, &node::boot_script(BOOT_LEAF)),
             env: &[("LANG".to_owned(), "C.UTF-8".to_owned())],
         };
         let mut leaf = Leaf::new(sandboxes.spawn(cell, program, None).await?, None, begun);
@@ -400,7 +400,7 @@ impl Forest {
 }
 
 /// What a fresh leaf's interpreter runs.
-const BOOT_LEAF: &str = "import sys; sys.path.append('/hosier'); import hosier_leaf as l; l.fresh()";
+const BOOT_LEAF: &str = "import hosier_leaf as l; l.fresh()";
 
 fn paths(pins: &Pins) -> Vec<String> {
     pins.iter().map(|pin| format!("/packages/{pin}/files")).collect()

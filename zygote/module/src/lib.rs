@@ -115,6 +115,7 @@ fn reap(py: Python<'_>) {
 
 #[pymodule]
 fn hosier_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("WIRE", hosier_zygote::wire::WIRE)?;
     module.add("MAX_BODY", hosier_zygote::wire::MAX_BODY)?;
     module.add("MAX_HEAD", hosier_zygote::wire::MAX_HEAD)?;
     module.add_function(wrap_pyfunction!(serve_forks, module)?)?;
