@@ -30,6 +30,9 @@ COMMON = {
     "USER": "sandbox",
     "LOGNAME": "sandbox",
 }
+# "1" from birth on, and sent only where it is another. A library that is loaded later reads it; one that the
+# zygote loaded has to be told.
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 TEXT = [("content-type", "text/plain; charset=utf-8")]
 JSON = [("content-type", "application/json")]
 
@@ -65,22 +68,26 @@ def leave_the_zygote():
     # Plain loops: `clear` and `update` of a mapping run through code of the
     # standard library that touches twice the pages, and each is a copy here.
     for key in list(os.environ):
-        del os.environ[key]
+        if key not in THREADS:
+            del os.environ[key]
     for key, value in COMMON.items():
         os.environ[key] = value
     os.chdir("/host")
-    # A fork copies the state of every generator; siblings must not repeat each
-    # other. `random` has seen to itself, in its hook after a fork.
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
 
 
 def settle(path, env):
     """Makes this process the function's own: its environment, its path."""
+    more = False
     for key, value in env:
         if COMMON.get(key) != value:
             os.environ[key] = value
+        more = more or key in THREADS
+        if key == "TZ":
+            time.tzset()  # the C library has read it already
+    if more and "hosier_zygote" in sys.modules:
+        import hosier_threads
+
+        hosier_threads.allow(os.environ)
     # The same order whichever node it was forked from: as in any Python, packages
     # come after the standard library.
     others = (entry for entry in sys.path if entry not in path and entry != OURS)

@@ -13,6 +13,7 @@ import traceback  # noqa: F401  for leaves: none has to import it when it fails
 
 import hosier_leaf
 import hosier_native
+import hosier_unique
 
 PACKAGES = "/packages/"
 
@@ -25,6 +26,7 @@ def main(freeze, solidify):
     while imports is not None:
         *what, solidify = imports
         imports = hosier_native.serve_forks(*become(*what), solidify)
+    hosier_unique.renew()
     hosier_leaf.main()
 
 
@@ -39,6 +41,7 @@ def become(path, modules, freeze):
         except BaseException as error:  # a package may raise anything, SystemExit included
             failed.append((module, f"{type(error).__name__}: {error}"[:500]))
     took = (time.perf_counter_ns() - start) // 1000
+    hosier_unique.forget()
     gc.collect()
     if freeze:
         gc.freeze()

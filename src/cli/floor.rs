@@ -151,15 +151,12 @@ fn runtime_files() -> Result<Vec<RuntimeFile>, CliError> {
         std::env::current_exe().map_err(|source| CliError::File { path: "/proc/self/exe".into(), source })?;
     let module = exe.with_file_name("libhosier_native.so");
     let native = fs::read(&module).map_err(|_| CliError::NoModule { path: module })?;
+    let python = |name, content: &[u8]| RuntimeFile { name, content: content.to_vec() };
     Ok(vec![
         RuntimeFile { name: "hosier_native.abi3.so", content: native },
-        RuntimeFile {
-            name: "hosier_zygote.py",
-            content: include_bytes!("../../pyruntime/hosier_zygote.py").to_vec(),
-        },
-        RuntimeFile {
-            name: "hosier_leaf.py",
-            content: include_bytes!("../../pyruntime/hosier_leaf.py").to_vec(),
-        },
+        python("hosier_leaf.py", include_bytes!("../../pyruntime/hosier_leaf.py")),
+        python("hosier_threads.py", include_bytes!("../../pyruntime/hosier_threads.py")),
+        python("hosier_unique.py", include_bytes!("../../pyruntime/hosier_unique.py")),
+        python("hosier_zygote.py", include_bytes!("../../pyruntime/hosier_zygote.py")),
     ])
 }

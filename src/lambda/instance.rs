@@ -25,7 +25,7 @@ use super::log::FunctionLog;
 use super::steps;
 use super::{Answer, Invocation, InvokeError, Start, Timings, Version};
 use crate::sandbox::{Limits, Network, SandboxError, Sandboxes};
-use crate::zygote::{Forest, Leaf, Need, Reply, Spent, ZygoteError};
+use crate::zygote::{Forest, Leaf, Need, POOLS, Reply, Spent, ZygoteError};
 
 /// Longest wait for a place among `max_sandboxes`.
 const PLACE_BOUND: Duration = Duration::from_secs(5);
@@ -99,7 +99,7 @@ impl Task {
         use std::sync::atomic::{AtomicU64, Ordering};
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let limits = version.declared.config.limits.or(shared.limits);
-        let env = environment(&version);
+        let env = environment(&version, &limits);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         Self { shared, version, log, limits, env, id, state: State::Empty }
     }
@@ -345,7 +345,7 @@ fn break_down(timings: &mut Timings, leaf: &Leaf, spent: &Spent, reply: &Reply) 
 }
 
 /// A leaf's whole environment: nothing of the worker's, then the function's own.
-fn environment(version: &Version) -> Vec<(String, String)> {
+fn environment(version: &Version, limits: &Limits) -> Vec<(String, String)> {
     let fixed = [
         ("PATH", "/usr/local/bin:/usr/bin:/bin"),
         ("HOME", "/tmp"),
@@ -358,6 +358,10 @@ fn environment(version: &Version) -> Vec<(String, String)> {
     let own = version.declared.config.environment.iter();
     let mut env: Vec<(String, String)> =
         fixed.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    // One is what every leaf is born with; each variable that is set costs a start some pages.
+    if limits.pool_threads() > 1 {
+        env.extend(POOLS.map(|pool| (pool.to_owned(), limits.pool_threads().to_string())));
+    }
     for (key, value) in own {
         env.retain(|(known, _)| known != key);
         env.push((key.clone(), value.clone()));

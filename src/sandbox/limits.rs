@@ -25,6 +25,14 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Threads that a library's pool may have: one for each core's worth of processor
+    /// time, of which the pools leave half of the processes to others.
+    pub fn pool_threads(&self) -> u32 {
+        (self.cpu_percent / 100).min(self.procs / 2).max(1)
+    }
+}
+
 /// What a sandbox sees of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -64,6 +72,13 @@ impl PartialLimits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pool_has_as_many_threads_as_there_is_processor_time_and_room_for() {
+        let threads = |cpu_percent, procs| Limits { cpu_percent, procs, ..Limits::default() }.pool_threads();
+        assert_eq!([threads(100, 10), threads(50, 10), threads(0, 0)], [1, 1, 1]);
+        assert_eq!([threads(200, 10), threads(399, 10), threads(1600, 10)], [2, 3, 5]);
+    }
 
     #[test]
     fn a_limit_that_is_not_given_is_the_default() {

@@ -41,5 +41,6 @@ pub use age::Ageing;
 pub use error::ZygoteError;
 pub use forest::{Forest, ForestParts, Need, OnPath, Packages, Spent};
 pub use leaf::{Leaf, Reply};
+pub use node::POOLS;
 pub use pin::{BadPin, Pin, Pins, normalize};
 pub use template::{Template, TemplateError};

@@ -370,18 +370,18 @@ pub(super) fn interpreter(python: &str, boot: &str) -> Vec<String> {
     [python, "-I", "-S", "-B", "-c", boot].map(str::to_owned).to_vec()
 }
 
-/// A zygote's whole environment. One thread a library: a second one would make
-/// the node unfit to fork.
+/// Where libraries read how many threads their pools may have.
+pub const POOLS: [&str; 3] = ["OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"];
+
+/// What every interpreter is started with. One thread a library: a second one would
+/// make a node unfit to fork; a leaf is told if it may have more.
 pub(super) fn environment() -> Vec<(String, String)> {
-    [
+    let fixed = [
         ("PATH", "/usr/local/bin:/usr/bin:/bin"),
         ("HOME", "/tmp"),
         ("LANG", "C.UTF-8"),
-        ("OPENBLAS_NUM_THREADS", "1"),
-        ("OMP_NUM_THREADS", "1"),
-        ("MKL_NUM_THREADS", "1"),
         ("JE_ARROW_MALLOC_CONF", "background_thread:false"),
-    ]
-    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-    .to_vec()
+    ];
+    let all = fixed.into_iter().chain(POOLS.map(|pool| (pool, "1")));
+    all.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }

@@ -289,7 +289,7 @@ impl Forest {
             pid1: Pid1::Program,
             role: Role::Confined(sandboxes.confinement(&cell, Purpose::Leaf)),
             argv: node::interpreter(&self.parts.python, &node::boot_script(BOOT_LEAF)),
-            env: &[("LANG".to_owned(), "C.UTF-8".to_owned())],
+            env: &node::environment(),
         };
         let mut leaf = Leaf::new(sandboxes.spawn(cell, program, None).await?, None, begun);
         let message = Specialize {

@@ -5,6 +5,8 @@
 
 use hosier_zygote::leaf;
 use hosier_zygote::serve::{self, Interpreter, Role};
+use hosier_zygote::solidify;
+use hosier_zygote::sys::process::{CloneOptions, Forked, fork_into};
 use hosier_zygote::wire::{Ready, Response};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
@@ -53,6 +55,35 @@ fn serve_forks(
     match serve::serve(&CPython, ready, solidify) {
         Role::Leaf => None,
         Role::Zygote(imports) => Some((imports.path, imports.modules, imports.gc_freeze, imports.solidify)),
+    }
+}
+
+/// What `serve_forks` does once before its first fork: (mappings moved, left alone, bytes).
+/// By itself, for who looks at what it does to a process.
+#[pyfunction]
+fn solidify_now() -> PyResult<(u32, u32, u64)> {
+    let report = solidify::solidify().map_err(|error| PyOSError::new_err(error.to_string()))?;
+    Ok((report.moved, report.left, report.bytes))
+}
+
+/// The fork that `serve_forks` makes for each child, without walls: 0 in the child, else
+/// its number. `namespaces` are `CLONE_NEW*` flags.
+#[pyfunction]
+fn fork_now(_py: Python<'_>, namespaces: i32) -> PyResult<i32> {
+    CPython.before_fork();
+    match fork_into(&CloneOptions { namespaces, ..CloneOptions::default() }) {
+        Ok(Forked::Child) => {
+            CPython.after_fork_in_child();
+            Ok(0)
+        }
+        Ok(Forked::Parent { pid, .. }) => {
+            CPython.after_fork_in_parent();
+            Ok(pid)
+        }
+        Err(error) => {
+            CPython.after_fork_in_parent();
+            Err(PyOSError::new_err(error.to_string()))
+        }
     }
 }
 
@@ -119,6 +150,8 @@ fn hosier_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("MAX_BODY", hosier_zygote::wire::MAX_BODY)?;
     module.add("MAX_HEAD", hosier_zygote::wire::MAX_HEAD)?;
     module.add_function(wrap_pyfunction!(serve_forks, module)?)?;
+    module.add_function(wrap_pyfunction!(solidify_now, module)?)?;
+    module.add_function(wrap_pyfunction!(fork_now, module)?)?;
     module.add_function(wrap_pyfunction!(born, module)?)?;
     module.add_function(wrap_pyfunction!(specialize, module)?)?;
     module.add_function(wrap_pyfunction!(next_request, module)?)?;
