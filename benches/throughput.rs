@@ -13,10 +13,12 @@ mod support;
 
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
+use hosier::settings::Settings;
 use http_body_util::{BodyExt, Full};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -33,7 +35,6 @@ use support::workers::{beside, home};
 /// This program, as the bare server.
 const BARE: &str = "bare";
 const LASTS: Duration = Duration::from_secs(2);
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 struct Row {
     label: &'static str,
@@ -123,12 +124,15 @@ impl Drop for Bare {
 
 /// Says its port and serves for ever, set up as the worker's trigger is.
 fn serve_bare() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    // No file there: the defaults, which the worker beside it has too.
+    let settings = Settings::load(Path::new("/nonexistent"), &[]).unwrap();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(settings.worker_threads).enable_all().build().unwrap();
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         println!("{}", listener.local_addr().unwrap().port());
         let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+        http.timer(TokioTimer::new()).header_read_timeout(settings.http.header_timeout);
         loop {
             let (stream, _) = listener.accept().await.unwrap();
             stream.set_nodelay(true).unwrap();

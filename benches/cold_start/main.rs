@@ -20,6 +20,9 @@
 //! | forkserver | `multiprocessing`'s, with the same preload |
 //! | python3 | a new plain process: imports with bytecode ready, and the first call |
 //! | bwrap, crun, runc, docker | the same process in other people's sandboxes, where they run (`make bench-peers`) |
+//!
+//! `engine50` is the sum of the steps that the worker measured itself, so without HTTP. Where it
+//! is slow to hear of a leaf's step, that overlaps with the next one, and the sum is above the whole.
 
 mod kind;
 mod row;

@@ -43,7 +43,7 @@ pub fn measure(home: &Worker) -> Value {
 }
 
 fn table(measured: &[(usize, [Samples; 2])]) -> Value {
-    println!("\n{:10}{:>8}{:>9}{:>9}{:>9}{:>9}", "start", "live", "quiet50", "90", "99", "÷ with 10");
+    println!("\n{:10}{:>8}{:>9}{:>9}{:>9}{:>11}", "start", "live", "quiet50", "90", "99", "÷ with 10");
     let mut results = Vec::new();
     for (at, function) in PROBES.iter().enumerate() {
         let unit = measured.iter().find(|(level, _)| *level == UNIT);
@@ -52,7 +52,7 @@ fn table(measured: &[(usize, [Samples; 2])]) -> Value {
             let took = &took[at];
             let ratio = took.median() / unit;
             let [p50, p90, p99] = [50, 90, 99].map(|percent| took.ms(percent));
-            println!("{:10}{level:>8}{p50:>9}{p90:>9}{p99:>9}{:>9}", function.name, number(ratio, 2));
+            println!("{:10}{level:>8}{p50:>9}{p90:>9}{p99:>9}{:>11}", function.name, number(ratio, 2));
             results.push(json!({
                 "function": function.name, "live": level, "quiet": took.json(), "ratio": ratio,
             }));

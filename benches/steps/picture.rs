@@ -40,10 +40,12 @@ struct Bar {
     start: String,
     /// Steps, in ms.
     pieces: Vec<(String, f64)>,
+    /// Its own median, which is not the sum of the steps'.
+    total: f64,
 }
 
 impl Bar {
-    fn total(&self) -> f64 {
+    fn width(&self) -> f64 {
         self.pieces.iter().map(|(_, ms)| ms).sum()
     }
 }
@@ -71,7 +73,7 @@ fn drawing(results: &Value) -> String {
         }
         y += LINE;
         put(&mut body, 8.0, y - 8.0, "name", function);
-        let longest = bars.iter().map(Bar::total).fold(0.0, f64::max);
+        let longest = bars.iter().map(Bar::width).fold(0.0, f64::max);
         let scale = (WIDTH - LEFT - RIGHT) / longest;
         for bar in &bars {
             draw(&mut body, bar, y, scale);
@@ -103,11 +105,11 @@ fn bars(results: &Value, function: &str) -> Vec<Bar> {
             let piece = |step: &Value| {
                 let name = step["step"].as_str()?.to_owned();
                 let ms = step["quiet"]["p50_us"].as_f64()? / 1e3;
-                (name != "total").then_some((name, ms.max(0.0)))
+                Some((name, ms.max(0.0)))
             };
-            let pieces: Vec<_> = steps.iter().filter_map(piece).collect();
-            let start = result["start"].as_str()?.to_owned();
-            (!pieces.is_empty()).then_some(Bar { start, pieces })
+            let mut pieces: Vec<_> = steps.iter().filter_map(piece).collect();
+            let (_, total) = pieces.pop_if(|(name, _)| name == "total")?;
+            Some(Bar { start: result["start"].as_str()?.to_owned(), pieces, total })
         })
         .collect()
 }
@@ -130,7 +132,7 @@ fn draw(body: &mut String, bar: &Bar, y: f64, scale: f64) {
         }
         x += width;
     }
-    put(body, x + 8.0, y + 15.0, "", &format!("{:.2} ms", bar.total()));
+    put(body, x + 8.0, y + 15.0, "", &format!("{:.2} ms", bar.total));
 }
 
 fn legend(body: &mut String, y: f64) {
