@@ -33,6 +33,9 @@ COMMON = {
 TEXT = [("content-type", "text/plain; charset=utf-8")]
 JSON = [("content-type", "application/json")]
 
+# What the zygote prepared, if it is its function's own.
+snapshot = None
+
 
 def main():
     """Never returns: the process ends when the worker hangs up."""
@@ -41,8 +44,11 @@ def main():
     inherited = len(sys.modules)
     file, path, env = native.specialize()
     specialized = time.perf_counter_ns()
-    settle(path, env)
-    handler, broken = load(usual if file == "f.py" else new_module(file))
+    if snapshot is None:
+        settle(path, env)
+        handler, broken = load(usual if file == "f.py" else new_module(file))
+    else:
+        handler, broken = snapshot.restore()
     end_if_child(broken is None)
     imported = time.perf_counter_ns()
     # Waiting for the worker's word is no work: the clock of `specialize` is the worker's.
@@ -62,6 +68,17 @@ def main():
 
 def leave_the_zygote():
     """What no function need be known for: a blank does it while it waits."""
+    if snapshot is None:
+        usual_surroundings()
+    # A fork copies the state of every generator; siblings must not repeat each
+    # other. `random` has seen to itself, in its hook after a fork.
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
+def usual_surroundings():
+    """Environment and directory, as every function finds them."""
     # Plain loops: `clear` and `update` of a mapping run through code of the
     # standard library that touches twice the pages, and each is a copy here.
     for key in list(os.environ):
@@ -69,11 +86,6 @@ def leave_the_zygote():
     for key, value in COMMON.items():
         os.environ[key] = value
     os.chdir("/host")
-    # A fork copies the state of every generator; siblings must not repeat each
-    # other. `random` has seen to itself, in its hook after a fork.
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
 
 
 def settle(path, env):

@@ -161,5 +161,13 @@ fn runtime_files() -> Result<Vec<RuntimeFile>, CliError> {
             name: "hosier_leaf.py",
             content: include_bytes!("../../pyruntime/hosier_leaf.py").to_vec(),
         },
+        RuntimeFile {
+            name: "hosier_snapshot.py",
+            content: include_bytes!("../../pyruntime/hosier_snapshot.py").to_vec(),
+        },
+        RuntimeFile {
+            name: "snapshot_restore_py.py",
+            content: include_bytes!("../../pyruntime/snapshot_restore_py.py").to_vec(),
+        },
     ])
 }

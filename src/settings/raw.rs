@@ -96,6 +96,7 @@ section!(RawZygote {
     solidify: bool = true,
     blanks: u32 = 4,
     prefault: bool = true,
+    snapshot: bool = true,
 });
 
 section!(RawHttp {

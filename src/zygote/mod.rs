@@ -11,6 +11,7 @@
 //!   ├ evict      which node goes when there is no room (pure)
 //!   ├ replicas   when a node needs another zygote (pure)
 //!   ├ select     which node serves a set of pins (pure)
+//!   ├ snapshot   what makes a node one function's own
 //!   └ node       one zygote process: forks, grows children
 //! working_set  the pages that leaves of a node touch
 //! leaf       a started sandbox that answers requests
@@ -32,6 +33,7 @@ mod prefault;
 mod pressure;
 mod replicas;
 mod select;
+mod snapshot;
 mod template;
 mod working_set;
 
@@ -40,4 +42,5 @@ pub use error::ZygoteError;
 pub use forest::{Forest, ForestParts, Need, OnPath, Packages, Spent};
 pub use leaf::{Leaf, Reply};
 pub use pin::{BadPin, Pin, Pins, normalize};
+pub use snapshot::{Owner, Snapshot};
 pub use template::{Template, TemplateError};
