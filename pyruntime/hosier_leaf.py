@@ -36,6 +36,9 @@ THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 TEXT = [("content-type", "text/plain; charset=utf-8")]
 JSON = [("content-type", "application/json")]
 
+# What the zygote prepared, if it is its function's own.
+snapshot = None
+
 
 def main():
     """Never returns: the process ends when the worker hangs up."""
@@ -44,8 +47,11 @@ def main():
     inherited = len(sys.modules)
     file, path, env = native.specialize()
     specialized = time.perf_counter_ns()
-    settle(path, env)
-    handler, broken = load(usual if file == "f.py" else new_module(file))
+    if snapshot is None:
+        settle(path, env)
+        handler, broken = load(usual if file == "f.py" else new_module(file))
+    else:
+        handler, broken = snapshot.restore()
     end_if_child(broken is None)
     imported = time.perf_counter_ns()
     # Waiting for the worker's word is no work: the clock of `specialize` is the worker's.
@@ -65,6 +71,12 @@ def main():
 
 def leave_the_zygote():
     """What no function need be known for: a blank does it while it waits."""
+    if snapshot is None:
+        usual_surroundings()
+
+
+def usual_surroundings():
+    """Environment and directory, as every function finds them."""
     # Plain loops: `clear` and `update` of a mapping run through code of the
     # standard library that touches twice the pages, and each is a copy here.
     for key in list(os.environ):
@@ -77,22 +89,27 @@ def leave_the_zygote():
 
 def settle(path, env):
     """Makes this process the function's own: its environment, its path."""
-    more = False
     for key, value in env:
         if COMMON.get(key) != value:
             os.environ[key] = value
-        more = more or key in THREADS
         if key == "TZ":
             time.tzset()  # the C library has read it already
-    if more and "hosier_zygote" in sys.modules:
-        import hosier_threads
-
-        hosier_threads.allow(os.environ)
+    allow_threads([(key, value) for key, value in env if key in THREADS])
     # The same order whichever node it was forked from: as in any Python, packages
     # come after the standard library.
     others = (entry for entry in sys.path if entry not in path and entry != OURS)
     sys.path[:] = [HANDLER, *others, *path, OURS]
     gc.enable()
+
+
+def allow_threads(wanted):
+    """Lets libraries have the threads that their variables say, those that the zygote loaded too."""
+    for key, value in wanted:
+        os.environ[key] = value
+    if wanted and "hosier_zygote" in sys.modules:
+        import hosier_threads
+
+        hosier_threads.allow(os.environ)
 
 
 def new_module(file):

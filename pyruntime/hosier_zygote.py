@@ -13,6 +13,7 @@ import traceback  # noqa: F401  for leaves: none has to import it when it fails
 
 import hosier_leaf
 import hosier_native
+import hosier_snapshot
 import hosier_unique
 
 PACKAGES = "/packages/"
@@ -22,7 +23,7 @@ def main(freeze, solidify):
     # Collections write to every object's header, and written pages are no
     # longer shared. Leaves switch it on again.
     gc.disable()
-    imports = ([], [], freeze, solidify)
+    imports = ([], [], freeze, None, solidify)
     while imports is not None:
         *what, solidify = imports
         imports = hosier_native.serve_forks(*become(*what), solidify)
@@ -30,9 +31,12 @@ def main(freeze, solidify):
     hosier_leaf.main()
 
 
-def become(path, modules, freeze):
-    """Imports what this node is for; what came of it."""
-    sys.path.extend(entry for entry in path if entry not in sys.path)
+def become(path, modules, freeze, handler):
+    """Imports what this node is for; what came of it. A handler makes it the node of
+    one function."""
+    # Ours stays last: a package may have a module of one of our names.
+    others = [entry for entry in sys.path if entry not in path and entry != hosier_leaf.OURS]
+    sys.path[:] = [*others, *path, hosier_leaf.OURS]
     failed = []
     start = time.perf_counter_ns()
     for module in modules:
@@ -40,12 +44,13 @@ def become(path, modules, freeze):
             __import__(module)
         except BaseException as error:  # a package may raise anything, SystemExit included
             failed.append((module, f"{type(error).__name__}: {error}"[:500]))
+    unfit = None if handler is None else hosier_snapshot.prepare(path, *handler)
     took = (time.perf_counter_ns() - start) // 1000
     hosier_unique.forget()
     gc.collect()
     if freeze:
         gc.freeze()
-    return took, loaded(), failed[:100]
+    return took, loaded(), failed[:100], unfit
 
 
 def loaded():

@@ -155,8 +155,10 @@ fn runtime_files() -> Result<Vec<RuntimeFile>, CliError> {
     Ok(vec![
         RuntimeFile { name: "hosier_native.abi3.so", content: native },
         python("hosier_leaf.py", include_bytes!("../../pyruntime/hosier_leaf.py")),
+        python("hosier_snapshot.py", include_bytes!("../../pyruntime/hosier_snapshot.py")),
         python("hosier_threads.py", include_bytes!("../../pyruntime/hosier_threads.py")),
         python("hosier_unique.py", include_bytes!("../../pyruntime/hosier_unique.py")),
         python("hosier_zygote.py", include_bytes!("../../pyruntime/hosier_zygote.py")),
+        python("snapshot_restore_py.py", include_bytes!("../../pyruntime/snapshot_restore_py.py")),
     ])
 }

@@ -128,6 +128,7 @@ async fn work(
         blanks: settings.zygote.blanks,
         prefault: settings.zygote.prefault,
         mem_pool_mib: settings.mem_pool_mib,
+        snapshot: settings.zygote.snapshot,
         writable_root: settings.sandbox.rootfs == Rootfs::Writable,
     }));
     forest.plant(settings.sandbox.network).await?;

@@ -7,6 +7,7 @@ use std::path::{Component, Path};
 use serde::{Deserialize, Serialize};
 
 use super::Blame;
+use super::snapshot::SnapshotConfig;
 use crate::sandbox::{Limits, PartialLimits};
 
 /// The file's name in a function's directory.
@@ -26,7 +27,7 @@ pub struct FunctionConfig {
     pub reuse_sandbox: bool,
     pub limits: PartialLimits,
     /// Asks for a zygote of its own with the handler imported.
-    pub snapshot: bool,
+    pub snapshot: SnapshotConfig,
 }
 
 impl Default for FunctionConfig {
@@ -36,7 +37,7 @@ impl Default for FunctionConfig {
             environment: BTreeMap::new(),
             reuse_sandbox: true,
             limits: PartialLimits::default(),
-            snapshot: false,
+            snapshot: SnapshotConfig::default(),
         }
     }
 }
@@ -109,6 +110,8 @@ pub enum ConfigError {
     TooLarge,
     #[error("{CONFIG_FILE}: {0}")]
     Syntax(String),
+    #[error("pyproject.toml: [tool.hosier]: {0}")]
+    Project(String),
     #[error("{CONFIG_FILE}: {key} = {value:?} is not possible; allowed: {allowed}")]
     BadValue { key: String, value: String, allowed: &'static str },
 }
@@ -123,18 +126,23 @@ impl ConfigError {
 }
 
 impl FunctionConfig {
-    /// Reads `ol.yaml` of the function in `dir`; without one, the default.
+    /// Reads `ol.yaml` of the function in `dir`; without one, the default. Where it says
+    /// nothing of a snapshot, `pyproject.toml` may.
     ///
     /// # Errors
     /// It cannot be read, is no YAML, has an unknown key, or a value that is not possible.
     pub fn load(dir: &Path) -> Result<Self, ConfigError> {
         let path = dir.join(CONFIG_FILE);
-        match std::fs::metadata(&path) {
-            Ok(meta) if meta.len() > SIZE_LIMIT_BYTES => Err(ConfigError::TooLarge),
-            Ok(_) => Self::parse(&std::fs::read_to_string(&path)?),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(error.into()),
+        let mut config = match std::fs::metadata(&path) {
+            Ok(meta) if meta.len() > SIZE_LIMIT_BYTES => return Err(ConfigError::TooLarge),
+            Ok(_) => Self::parse(&std::fs::read_to_string(&path)?)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::default(),
+            Err(error) => return Err(error.into()),
+        };
+        if config.snapshot == SnapshotConfig::Unsaid {
+            config.snapshot = SnapshotConfig::of_pyproject(dir)?;
         }
+        Ok(config)
     }
 
     /// # Errors
@@ -173,6 +181,7 @@ impl FunctionConfig {
         if self.limits.swappiness > 100 {
             return bad("limits.swappiness", &self.limits.swappiness.to_string(), "0 to 100");
         }
+        self.snapshot.check()?;
         self.entry().map(|_| ())
     }
 
@@ -254,7 +263,7 @@ mod tests {
             (config.environment["PORT"].as_str(), config.environment["ON"].as_str()),
             ("8080", "true")
         );
-        assert!(!config.reuse_sandbox && config.snapshot);
+        assert!(!config.reuse_sandbox && config.snapshot.is_on());
         let limits = config.limits.or(Limits::default());
         assert_eq!((limits.procs, limits.mem_mb, limits.runtime_sec), (3, 50, 9));
         let entry = config.entry().unwrap();

@@ -172,16 +172,17 @@ impl Task {
         }
     }
 
-    /// Removes the code that no instance runs.
+    /// Removes the code that no instance runs, and the nodes that no new request will use.
     async fn prune(&self) {
-        if !self.retired.is_empty() {
-            return;
-        }
-        let (floor, name) = (Arc::clone(&self.floor), self.name.clone());
         let digest = match &self.code {
             Code::Served(current) => Some(current.version.digest.clone()),
             Code::Unknown | Code::Removed => None,
         };
+        self.floor.shared.forest.forget(self.name.as_str(), digest.as_deref()).await;
+        if !self.retired.is_empty() {
+            return;
+        }
+        let (floor, name) = (Arc::clone(&self.floor), self.name.clone());
         let keep = move || {
             let kept: Vec<&str> = digest.iter().map(String::as_str).collect();
             floor.versions.prune(&name, &kept)

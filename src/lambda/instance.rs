@@ -20,12 +20,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
+use super::code::Declared;
 use super::idle::{Idle, IdleInstances};
 use super::log::FunctionLog;
 use super::steps;
 use super::{Answer, Invocation, InvokeError, Start, Timings, Version};
 use crate::sandbox::{Limits, Network, SandboxError, Sandboxes};
-use crate::zygote::{Forest, Leaf, Need, POOLS, Reply, Spent, ZygoteError};
+use crate::zygote::{Forest, Leaf, Need, Owner, POOLS, Reply, Snapshot, Spent, ZygoteError};
 
 /// Longest wait for a place among `max_sandboxes`.
 const PLACE_BOUND: Duration = Duration::from_secs(5);
@@ -90,6 +91,8 @@ struct Task {
     log: Arc<FunctionLog>,
     limits: Limits,
     env: Vec<(String, String)>,
+    /// What its own node would be made of, if it asks for one.
+    snapshot: Option<Arc<Snapshot>>,
     id: u64,
     state: State,
 }
@@ -100,8 +103,9 @@ impl Task {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let limits = version.declared.config.limits.or(shared.limits);
         let env = environment(&version, &limits);
+        let snapshot = snapshot(&version, &log, limits, &env).map(Arc::new);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { shared, version, log, limits, env, id, state: State::Empty }
+        Self { shared, version, log, limits, env, snapshot, id, state: State::Empty }
     }
 
     async fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
@@ -255,6 +259,7 @@ impl Task {
             function: self.version.name.as_str(),
             file: &self.version.declared.entry.file,
             env: &self.env,
+            snapshot: self.snapshot.as_ref(),
             permit,
         };
         match self.shared.forest.start(need).await {
@@ -264,6 +269,7 @@ impl Task {
                 }
                 let start = match leaf.node() {
                     None => Start::Fresh,
+                    Some(_) if spent.snapshot => Start::Snapshot,
                     Some(_) if leaf.was_blank() => Start::Blank,
                     Some(_) => Start::Forked,
                 };
@@ -342,6 +348,26 @@ fn break_down(timings: &mut Timings, leaf: &Leaf, spent: &Spent, reply: &Reply) 
         ("specialize", inside),
         ("import", import),
     ]);
+}
+
+/// What a node of this version alone is made of, if its function asks for one.
+fn snapshot(
+    version: &Version,
+    log: &Arc<FunctionLog>,
+    limits: Limits,
+    env: &[(String, String)],
+) -> Option<Snapshot> {
+    let Declared { config, entry, .. } = &version.declared;
+    let log = Arc::clone(log);
+    config.snapshot.is_on().then(|| Snapshot {
+        owner: Owner { function: version.name.to_string(), version: version.digest.clone() },
+        code: version.dir.clone(),
+        file: entry.file.clone(),
+        env: env.to_vec(),
+        limits,
+        warmup: config.snapshot.warmup(),
+        follow: Box::new(move |output| log.follow(output)),
+    })
 }
 
 /// A leaf's whole environment: nothing of the worker's, then the function's own.

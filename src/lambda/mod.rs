@@ -11,6 +11,7 @@
 //! code         versions of a function's files, ready to run
 //!   registry   the stored functions       archive, tree   files from strangers
 //!   config     ol.yaml                    requirements    requirements.txt
+//!   snapshot   what it says of a node of its own
 //! packages/    the store that uv fills
 //! invocation   what crosses to and from triggers          name
 //! ```
@@ -28,6 +29,7 @@ pub mod name;
 pub mod packages;
 pub mod registry;
 pub mod requirements;
+mod snapshot;
 pub mod steps;
 pub mod tree;
 mod worker;

@@ -277,6 +277,11 @@ pub(super) const KEYS: &[Key] = &[
         BOOL,
         "Move a zygote's memory into a memfd, so that a fork copies fewer page tables.",
     ),
+    key(
+        "zygote.snapshot",
+        BOOL,
+        "Give functions whose `ol.yaml` says `snapshot: true` a zygote of their own, handler imported.",
+    ),
     key("http.header_timeout_ms", MS, "Longest time for a request's header."),
     key("http.body_timeout_ms", MS, "Longest time for its body."),
     key(

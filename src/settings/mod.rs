@@ -128,6 +128,7 @@ pub struct ZygoteSettings {
     pub solidify: bool,
     pub blanks: usize,
     pub prefault: bool,
+    pub snapshot: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -228,6 +229,7 @@ impl Settings {
                 solidify: raw.zygote.solidify,
                 blanks: raw.zygote.blanks as usize,
                 prefault: raw.zygote.prefault,
+                snapshot: raw.zygote.snapshot,
             },
             http: HttpSettings {
                 header_timeout: ms(raw.http.header_timeout_ms),

@@ -97,6 +97,7 @@ section!(RawZygote {
     solidify: bool = true,
     blanks: u32 = 4,
     prefault: bool = true,
+    snapshot: bool = true,
 });
 
 section!(RawHttp {

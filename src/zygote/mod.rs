@@ -11,6 +11,7 @@
 //!   ├ evict      which node goes when there is no room (pure)
 //!   ├ replicas   when a node needs another zygote (pure)
 //!   ├ select     which node serves a set of pins (pure)
+//!   ├ snapshot   what makes a node one function's own
 //!   └ node       one zygote process: forks, grows children
 //! learned      the modules that leaves of a node import by themselves (pure)
 //! working_set  the pages that leaves of a node touch
@@ -34,6 +35,7 @@ mod prefault;
 mod pressure;
 mod replicas;
 mod select;
+mod snapshot;
 mod template;
 mod working_set;
 
@@ -43,4 +45,5 @@ pub use forest::{Forest, ForestParts, Need, OnPath, Packages, Spent};
 pub use leaf::{Leaf, Reply};
 pub use node::POOLS;
 pub use pin::{BadPin, Pin, Pins, normalize};
+pub use snapshot::{Owner, Snapshot};
 pub use template::{Template, TemplateError};

@@ -19,16 +19,18 @@ use std::time::{Duration, Instant};
 use hosier_zygote::birth::{Pid1, Role};
 use hosier_zygote::wire::{self, FromZygote, Imports, Ready, ToZygote};
 
-use super::ZygoteError;
 use super::learned::Learned;
 use super::replicas::Load;
 use super::working_set::WorkingSet;
+use super::{Snapshot, ZygoteError};
 use crate::sandbox::{Cell, Channel, NetPool, Output, Program, Sandbox, Sandboxes, Started, UserNamespace};
 
 /// Longest wait for one fork.
 const FORK_BOUND_S: u64 = 10;
 /// Looks at a new zygote's processes, 10 ms apart, until none is too many.
 const REAP_ROUNDS: usize = 5;
+/// Characters of what a zygote says against itself that are kept, at most.
+const REASON_LIMIT: usize = 500;
 /// Bytes of a zygote's output that are logged, at most.
 const LOG_LIMIT: usize = 64 * 1024;
 
@@ -98,7 +100,7 @@ impl Zygote {
         };
         let network = cell.network;
         let started = sandboxes.spawn(cell, program, Some(namespace)).await?;
-        let mut root = Self::stand(id, started, None, bound).await?;
+        let mut root = Self::stand(id, started, None, bound, None).await?;
         root.nets = sandboxes.net_pool(&root.sandbox, network)?;
         Ok(root)
     }
@@ -256,7 +258,8 @@ impl Zygote {
         }
     }
 
-    /// Waits for a new zygote's first word, which comes after its imports.
+    /// Waits for a new zygote's first word, which comes after its imports. `own` is the
+    /// function that it is a snapshot of.
     ///
     /// # Errors
     /// It died, or did not become ready in time.
@@ -265,14 +268,19 @@ impl Zygote {
         started: Started,
         parent: Option<Arc<Zygote>>,
         bound: Duration,
+        own: Option<&Snapshot>,
     ) -> Result<Self, ZygoteError> {
         let Started { sandbox, channel, output, .. } = started;
-        tokio::spawn(relay(id, output));
+        match own {
+            Some(own) => (own.follow)(output),
+            None => drop(tokio::spawn(relay(id, output))),
+        }
         let heard = tokio::time::timeout(bound, hear(&channel, id)).await;
         let ready = match heard {
             Err(_) => return Err(ZygoteError::TimedOut { node: id, bound_s: bound.as_secs() }),
             Ok(Err(ZygoteError::Died { node })) if sandbox.oom_kills() > 0 => {
-                let reason = "its imports need more memory than zygote.mem_mb".to_owned();
+                let limit = if own.is_some() { "its function's limits" } else { "zygote.mem_mb" };
+                let reason = format!("its imports need more memory than {limit}");
                 return Err(ZygoteError::Unfit { node, reason });
             }
             Ok(answer) => match answer?.0 {
@@ -282,6 +290,9 @@ impl Zygote {
             },
         };
         let unfit = |reason| Err(ZygoteError::Unfit { node: id, reason });
+        if let Some(reason) = &ready.unfit {
+            return unfit(reason.chars().filter(|c| !c.is_control()).take(REASON_LIMIT).collect());
+        }
         if ready.threads != 1 {
             return unfit(format!("it has {} threads after its imports", ready.threads));
         }

@@ -5,7 +5,7 @@
 //!            ┌── Fork ──▶ child enters its walls ──▶ Role::Leaf
 //! receive ───┤
 //!            └── Grow ──▶ child enters its walls ─┬▶ pid 1: the stub
-//!                                                 └▶ pid 2: Role::Zygote(imports)
+//!                                                 └▶ pid 2: Role::Zygote(imports, one function?)
 //! ```
 //!
 //! The worker's end of the socket closing is the order to end.
@@ -19,7 +19,9 @@ use crate::contain::{self, Prepared, SOCKET};
 use crate::solidify;
 use crate::sys::process::{self, Forked, fork_into};
 use crate::sys::{privilege, socket};
-use crate::wire::{self, At, Failure, FromZygote, Imports, Kind, Ready, Solid, Step, ToZygote, Walls};
+use crate::wire::{
+    self, At, Failure, FromZygote, Imports, Kind, Ready, Snapshot, Solid, Step, ToZygote, Walls,
+};
 
 /// What a language runtime must be told around a fork.
 pub trait Interpreter {
@@ -33,8 +35,8 @@ pub trait Interpreter {
 pub enum Role {
     /// A leaf that waits to be specialized.
     Leaf,
-    /// A zygote that has these to import.
-    Zygote(Imports),
+    /// A zygote that has these to import, and perhaps one function's handler.
+    Zygote(Imports, Option<Snapshot>),
 }
 
 /// Says that this zygote stands and serves forks until the worker hangs up. Returns
@@ -120,7 +122,16 @@ fn grow(
     }
     std::mem::forget((socket, log, prepared));
     interpreter.after_fork_in_child();
-    Ok(Side::Child(Role::Zygote(imports)))
+    let own = imports.private.then(await_snapshot);
+    Ok(Side::Child(Role::Zygote(imports, own)))
+}
+
+/// The function that this node is to be. Ends the process where the worker hangs up.
+fn await_snapshot() -> Snapshot {
+    let mut buffer = vec![0; wire::MAX_MESSAGE];
+    let received = socket::receive(process::borrow(SOCKET), &mut buffer).ok().filter(|got| !got.truncated);
+    let message = received.and_then(|got| wire::decode(&buffer[..got.len]).ok());
+    message.unwrap_or_else(|| process::exit_now(1))
 }
 
 fn unpack(walls: Walls, fds: Vec<OwnedFd>) -> Result<(OwnedFd, OwnedFd, Prepared), Failure> {

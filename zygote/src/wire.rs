@@ -156,6 +156,19 @@ pub struct Imports {
     pub gc_freeze: bool,
     /// See [`crate::solidify`].
     pub solidify: bool,
+    /// It is to be one function's alone: a [`Snapshot`] follows over its own socket.
+    pub private: bool,
+}
+
+/// A function that a snapshot node becomes, up to its first request. It goes to the new
+/// node and not through its parent, whose memory is in the leaves of other functions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Entry file, relative to `/handler`.
+    pub file: String,
+    pub env: Vec<(String, String)>,
+    /// An event as JSON text, with which the handler is called once.
+    pub warmup: Option<String>,
 }
 
 /// What a zygote is asked. Descriptors: the child's socket, its log, then those of [`Walls`].
@@ -186,6 +199,8 @@ pub struct Ready {
     pub loaded: Vec<String>,
     /// Modules that could not be imported, and why.
     pub failed: Vec<(String, String)>,
+    /// Why it must not fork, where it knows that itself: its own handler failed it.
+    pub unfit: Option<String>,
     /// Threads after the imports; more than one makes the node unfit.
     pub threads: u32,
     /// What solidifying did, if it was asked for and worked.

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::Forest;
 use super::entry::{Entry, Tree};
-use crate::sandbox::Limits;
+use crate::sandbox::{Limits, open_sealed};
 use crate::zygote::blanks::{COLD_AFTER, Demand, Marks, marks};
 use crate::zygote::prefault::{Circumstances, worthwhile};
 use crate::zygote::{Leaf, ZygoteError};
@@ -154,12 +154,18 @@ impl Forest {
         let forked = begun.elapsed();
         let known = if self.parts.prefault { zygote.working_set().prefault() } else { None };
         let known = self.worth_populating(entry, known, missed, &limits).await;
+        let (mut targets, mut mounts) = (vec!["packages".to_owned()], vec![view.open()?]);
+        if let Some(own) = entry.snapshot() {
+            // It can become no other function's.
+            targets.push("handler".to_owned());
+            mounts.push(open_sealed(&own.code)?);
+        }
         let message = Prepare {
-            targets: vec!["packages".to_owned()],
+            targets,
             confinement: self.parts.sandboxes.confinement_of_blank(leaf.sandbox()),
             prefault: known.unwrap_or_default(),
         };
-        leaf.prepare(message, &[view.open()?]).await?;
+        leaf.prepare(message, &mounts).await?;
         leaf.sandbox_mut().keep(view);
         self.refill(tree, entry);
         Ok(Some((leaf, forked)))
@@ -236,6 +242,7 @@ pub(super) async fn janitor(forest: Weak<Forest>) {
         tokio::time::sleep(COLD_AFTER / 4).await;
         let Some(forest) = forest.upgrade() else { return };
         forest.drop_cold_blanks().await;
+        forest.drop_cold_snapshots().await;
         forest.drop_unused_replicas().await;
         forest.renew_old().await;
     }

@@ -8,11 +8,12 @@ use std::time::Instant;
 
 use hosier_zygote::wire::Step;
 
+use super::snapshot::Private;
 use crate::sandbox::{Network, UserNamespace};
 use crate::zygote::blanks::Blanks;
 use crate::zygote::node::Zygote;
 use crate::zygote::select::{Candidate, best};
-use crate::zygote::{Leaf, Pin, Pins, ZygoteError};
+use crate::zygote::{Leaf, Owner, Pin, Pins, ZygoteError};
 
 pub(super) struct Tree {
     pub(super) network: Network,
@@ -33,6 +34,8 @@ pub(super) struct Entry {
     /// Held while it is being grown.
     pub(super) growing: tokio::sync::Mutex<()>,
     pub(super) blanks: Mutex<Blanks>,
+    /// `None`: it serves every function that pins its packages.
+    pub(super) private: Option<Private>,
 }
 
 pub(super) struct State {
@@ -163,7 +166,8 @@ pub(super) enum Grown {
     OrNot,
 }
 
-pub(super) fn choose(entries: &[Arc<Entry>], pins: &Pins, grown: Grown) -> Arc<Entry> {
+/// `owner` is whose own node may be chosen, beside those for all.
+pub(super) fn choose(entries: &[Arc<Entry>], pins: &Pins, grown: Grown, owner: Option<&Owner>) -> Arc<Entry> {
     let may_serve = |entry: &Entry| match grown {
         Grown::Only => entry.zygote().is_some(),
         Grown::OrNot => entry.may_serve(),
@@ -171,9 +175,9 @@ pub(super) fn choose(entries: &[Arc<Entry>], pins: &Pins, grown: Grown) -> Arc<E
     let candidates = entries.iter().map(|entry| {
         let unfit = !may_serve(entry);
         let import_us = entry.state().import_us;
-        Candidate { id: entry.id, closure: &entry.closure, import_us, unfit }
+        Candidate { id: entry.id, closure: &entry.closure, import_us, unfit, owner: entry.owner() }
     });
-    let chosen = best(candidates, pins);
+    let chosen = best(candidates, pins, owner);
     let found = entries.iter().find(|entry| Some(entry.id) == chosen);
     // The root asks for nothing and so fits everything.
     Arc::clone(found.unwrap_or(&entries[0]))
@@ -192,6 +196,9 @@ pub(super) fn draw(
         let packages: Vec<_> = entry.own.iter().map(Pin::to_string).collect();
         text.push_str(&format!("{}zygote {}", "  ".repeat(depth), entry.id));
         text.push_str(&format!(" [{}]", packages.join(" ")));
+        if let Some(owner) = entry.owner() {
+            text.push_str(&format!(" snapshot of {owner}"));
+        }
         match (&state.zygote, &state.unfit) {
             (_, Some(reason)) => text.push_str(&format!(" unfit: {reason}")),
             (None, None) => text.push_str(" dormant"),

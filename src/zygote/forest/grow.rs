@@ -7,8 +7,9 @@ use hosier_zygote::wire::Imports;
 
 use super::entry::{Entry, Grown, Tree, choose, lost};
 use super::{Forest, paths};
-use crate::sandbox::{Order, Purpose};
+use crate::sandbox::{Order, Purpose, open_sealed};
 use crate::zygote::node::Zygote;
+use crate::zygote::snapshot::node_limits;
 use crate::zygote::{Pins, ZygoteError};
 
 /// Rounds of one choice, at most: each finds a node unfit or a parent lost.
@@ -42,7 +43,7 @@ impl Forest {
                 }
             }
         }
-        let entry = choose(&tree.entries(), pins, Grown::Only);
+        let entry = choose(&tree.entries(), pins, Grown::Only, None);
         let first = self.standing(tree, &entry).await?;
         let zygote = entry.freest().unwrap_or(first);
         Ok((entry, zygote))
@@ -149,11 +150,16 @@ impl Forest {
             None => None,
             Some(_) => Some(parts.sandboxes.place().ok_or_else(|| parts.sandboxes.full())?),
         };
+        let own = entry.snapshot().map(|snapshot| &**snapshot);
+        let limits = match (own, &parent) {
+            (Some(own), Some(parent)) => node_limits(&own.limits, &parts.limits, parent.memory()),
+            _ => parts.limits,
+        };
         let cell = parts.sandboxes.cell(Order {
             purpose: Purpose::Zygote,
             namespace: Some(&tree.namespace),
             network: tree.network,
-            limits: &parts.limits,
+            limits: &limits,
             permit,
             writable: None,
             net: None,
@@ -166,6 +172,7 @@ impl Forest {
             modules: entry.own.iter().flat_map(|pin| parts.packages.modules(pin)).chain(learned).collect(),
             gc_freeze: parts.gc_freeze,
             solidify: parts.solidify,
+            private: own.is_some(),
         };
         let zygote = match parent {
             None => {
@@ -177,6 +184,9 @@ impl Forest {
             Some(parent) => {
                 let view = self.view(&entry.closure)?;
                 cell.mount("packages", view.open()?);
+                if let Some(own) = own {
+                    cell.mount("handler", open_sealed(&own.code)?);
+                }
                 let lost_parent = |error: &ZygoteError| {
                     entry.parent.as_ref().is_some_and(|above| lost(above, &parent, error))
                 };
@@ -186,7 +196,11 @@ impl Forest {
                     }
                     started => started?,
                 };
-                match Zygote::stand(entry.id, started, Some(Arc::clone(&parent)), parts.grow_bound).await {
+                if let Some(own) = own {
+                    own.tell(entry.id, &started.channel).await?;
+                }
+                let (above, bound) = (Some(Arc::clone(&parent)), parts.grow_bound);
+                match Zygote::stand(entry.id, started, above, bound, own).await {
                     // A parent's stub takes what it grew along: that is no fault of the child's.
                     Err(error @ ZygoteError::Died { .. }) if parent.is_gone(DEATH_BOUND).await => {
                         lost_parent(&error);

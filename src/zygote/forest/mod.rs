@@ -22,6 +22,7 @@
 //! | `replicate` | more zygotes of a busy node |
 //! | `renew` | nodes that came of age, or learnt something, grown again |
 //! | `ahead` | blanks and control groups, made while nobody waits |
+//! | `snapshot` | nodes that are one function's own |
 //! | `watch` | gives blanks up when memory is short |
 //!
 //! What is not the node's fault (no place is free, say) passes it over for one start.
@@ -32,6 +33,7 @@ mod grow;
 mod plan;
 mod renew;
 mod replicate;
+mod snapshot;
 mod watch;
 
 use std::collections::HashMap;
@@ -46,7 +48,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::age::Ageing;
 use super::node::{self, Zygote};
-use super::{Leaf, Pin, Pins, Template, ZygoteError};
+use super::{Leaf, Pin, Pins, Snapshot, Template, ZygoteError};
 use crate::sandbox::{Limits, Network, Order, Program, Purpose, Sandboxes, View, open_sealed};
 use crate::stats::Stats;
 pub use ahead::OnPath;
@@ -97,6 +99,8 @@ pub struct ForestParts {
     pub blanks: usize,
     /// Blanks populate the pages that earlier leaves touched.
     pub prefault: bool,
+    /// Functions that ask for one get a snapshot node.
+    pub snapshot: bool,
     /// What all sandboxes together may use; `None`: what the machine has, but for a little.
     pub mem_pool_mib: Option<u32>,
     /// Nodes import what their leaves were seen to import.
@@ -115,6 +119,8 @@ pub struct Need<'a> {
     /// Entry file below the code directory.
     pub file: &'a str,
     pub env: &'a [(String, String)],
+    /// Where the function asks for a node of its own.
+    pub snapshot: Option<&'a Arc<Snapshot>>,
     pub permit: OwnedSemaphorePermit,
 }
 
@@ -126,6 +132,8 @@ pub struct Spent {
     /// Finding, and perhaps growing, the node.
     pub node: Duration,
     pub cgroup: Duration,
+    /// The node was the function's own.
+    pub snapshot: bool,
 }
 
 /// The trees of a running worker.
@@ -170,7 +178,10 @@ impl Forest {
         let mut last = None;
         // A node may die between its choice and its fork; each attempt has a new one.
         for _ in 0..ATTEMPTS {
-            let (entry, zygote) = self.usable(&tree, need.pins).await?;
+            let (entry, zygote) = match self.own_node(&tree, need.pins, need.snapshot) {
+                Some(own) => own,
+                None => self.usable(&tree, need.pins).await?,
+            };
             let node = begun.elapsed();
             entry.blanks().started(Instant::now(), need.limits);
             let (mut leaf, give_up, cgroup) = match self.ready_blank(&entry, need.limits) {
@@ -188,17 +199,22 @@ impl Forest {
                     Err(error) => return Err(error),
                 },
             };
-            let (mut targets, mut mounts) = (vec!["handler".to_owned()], vec![open_sealed(need.code)?]);
+            let own = entry.snapshot().is_some();
+            let (mut targets, mut mounts) = (Vec::new(), Vec::new());
+            // A blank of its own node has its code already,
+            if !(own && leaf.was_blank()) {
+                targets.push("handler".to_owned());
+                mounts.push(open_sealed(need.code)?);
+            }
             // A blank has its node's packages already: mostly all that its function asks for.
             if !leaf.was_blank() || entry.closure != *need.pins {
                 targets.push("packages".to_owned());
                 mounts.push(view.open()?);
             }
-            let message = Specialize {
-                targets,
-                give_up,
-                handler: handler(need.env, need.pins, need.function, need.file),
-            };
+            // Nor does it need what its node has done with them.
+            let (env, path) = if own { (&[][..], &Pins::new()) } else { (need.env, need.pins) };
+            let handler = handler(env, path, need.function, need.file);
+            let message = Specialize { targets, give_up, handler };
             match leaf.specialize(&message, &mounts).await {
                 Ok(()) => {}
                 // A blank that died while it waited costs no request.
@@ -209,7 +225,8 @@ impl Forest {
             self.replenish(&tree, &entry);
             self.renew(&tree, &entry);
             self.replicate(&tree, &entry);
-            return Ok((leaf, Spent { on_path, node, cgroup }));
+            self.take_snapshot(&tree, &entry, need.pins, need.snapshot);
+            return Ok((leaf, Spent { on_path, node, cgroup, snapshot: own }));
         }
         Err(last.unwrap_or(ZygoteError::Died { node: 0 }))
     }
@@ -284,7 +301,12 @@ impl Forest {
         let mut cell = cell.await?;
         cell.mount("packages", view.open()?);
         cell.mount("handler", open_sealed(need.code)?);
-        let spent = Spent { on_path: self.on_path(), node: Duration::ZERO, cgroup: cell.cgroup_time };
+        let spent = Spent {
+            on_path: self.on_path(),
+            node: Duration::ZERO,
+            cgroup: cell.cgroup_time,
+            snapshot: false,
+        };
         let program = Program {
             pid1: Pid1::Program,
             role: Role::Confined(sandboxes.confinement(&cell, Purpose::Leaf)),

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Forest;
 use super::entry::{Entry, Grown, State, Tree, choose};
 use super::replicate::count;
+use super::snapshot::Private;
 use crate::zygote::evict::{Kept, victim};
 use crate::zygote::node::Zygote;
 use crate::zygote::{Pin, Pins, Template};
@@ -21,22 +22,23 @@ impl Forest {
                 let root = Arc::clone(&entries[0]);
                 self.instantiate(template, &root, pins, &mut entries);
             }
-            None => match entries.iter().find(|entry| &entry.closure == pins) {
+            None => match entries.iter().find(|entry| &entry.closure == pins && entry.private.is_none()) {
                 Some(known) => known.touch(),
                 None => {
-                    let parent = choose(&entries, pins, Grown::OrNot);
-                    if self.make_room(&mut entries) {
+                    let parent = choose(&entries, pins, Grown::OrNot, None);
+                    if self.make_room(&mut entries, Duration::ZERO) {
                         let own = pins.difference(&parent.closure).cloned().collect();
                         entries.push(self.entry(Some(parent), own, pins.clone()));
                     }
                 }
             },
         }
-        choose(&entries, pins, Grown::OrNot)
+        choose(&entries, pins, Grown::OrNot, None)
     }
 
-    /// Whether there is room for another node: where there is none, one that nothing depends on goes.
-    pub(super) fn make_room(&self, entries: &mut Vec<Arc<Entry>>) -> bool {
+    /// Whether there is room for another node: where there is none, one that nothing depends on goes
+    /// that was not used for so long.
+    pub(super) fn make_room(&self, entries: &mut Vec<Arc<Entry>>, unused_for: Duration) -> bool {
         if count(entries) < self.parts.max_nodes {
             return true;
         }
@@ -53,6 +55,7 @@ impl Forest {
             // Others that hold it are its children and starts under way; a zygote's are its leaves.
             let held = entry.parent.is_none()
                 || Arc::strong_count(entry) > 1
+                || state.used.elapsed() < unused_for
                 || state.zygote.as_ref().is_some_and(|zygote| Arc::strong_count(zygote) > 1);
             Kept { id: entry.id, used: state.used, held }
         });
@@ -74,7 +77,8 @@ impl Forest {
             let Some(own) = child.matched(pins) else { continue };
             let closure = self.with_dependencies(&parent.closure, &own, pins);
             let found = entries.iter().find(|entry| {
-                entry.closure == closure
+                entry.private.is_none()
+                    && entry.closure == closure
                     && entry.own == own
                     && entry.parent.as_ref().is_some_and(|p| p.id == parent.id)
             });
@@ -83,7 +87,7 @@ impl Forest {
                     node.touch();
                     node
                 }
-                None if !self.make_room(entries) => return,
+                None if !self.make_room(entries, Duration::ZERO) => return,
                 None => {
                     let node = self.entry(Some(Arc::clone(parent)), own, closure);
                     entries.push(Arc::clone(&node));
@@ -108,6 +112,16 @@ impl Forest {
     }
 
     pub(super) fn entry(&self, parent: Option<Arc<Entry>>, own: Pins, closure: Pins) -> Arc<Entry> {
+        self.entry_of(parent, own, closure, None)
+    }
+
+    pub(super) fn entry_of(
+        &self,
+        parent: Option<Arc<Entry>>,
+        own: Pins,
+        closure: Pins,
+        private: Option<Private>,
+    ) -> Arc<Entry> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let state = State {
             zygote: None,
@@ -128,6 +142,7 @@ impl Forest {
             state: state.into(),
             growing: Default::default(),
             blanks: Mutex::default(),
+            private,
         })
     }
 }

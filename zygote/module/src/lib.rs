@@ -7,7 +7,7 @@ use hosier_zygote::leaf;
 use hosier_zygote::serve::{self, Interpreter, Role};
 use hosier_zygote::solidify;
 use hosier_zygote::sys::process::{CloneOptions, Forked, fork_into};
-use hosier_zygote::wire::{Ready, Response};
+use hosier_zygote::wire::{Ready, Response, Snapshot};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -38,9 +38,12 @@ impl Interpreter for CPython {
     }
 }
 
-/// What a child of `serve_forks` has to import: (path, modules, gc_freeze, solidify);
-/// `None` in a leaf.
-type ToImport = Option<(Vec<String>, Vec<String>, bool, bool)>;
+/// A function's handler: (file, env, warm-up event).
+type ToPrepare = Option<(String, Vec<(String, String)>, Option<String>)>;
+
+/// What a child of `serve_forks` has to import: (path, modules, gc_freeze, handler,
+/// solidify); `None` in a leaf.
+type ToImport = Option<(Vec<String>, Vec<String>, bool, ToPrepare, bool)>;
 
 /// Tells the worker what the imports came to, and serves forks; returns in children only.
 #[pyfunction]
@@ -49,13 +52,16 @@ fn serve_forks(
     import_us: u64,
     loaded: Vec<String>,
     failed: Vec<(String, String)>,
+    unfit: Option<String>,
     solidify: bool,
 ) -> ToImport {
-    let ready = Ready { import_us, loaded, failed, ..Ready::default() };
-    match serve::serve(&CPython, ready, solidify) {
-        Role::Leaf => None,
-        Role::Zygote(imports) => Some((imports.path, imports.modules, imports.gc_freeze, imports.solidify)),
-    }
+    let ready = Ready { import_us, loaded, failed, unfit, ..Ready::default() };
+    let (imports, own) = match serve::serve(&CPython, ready, solidify) {
+        Role::Leaf => return None,
+        Role::Zygote(imports, own) => (imports, own),
+    };
+    let handler = own.map(|Snapshot { file, env, warmup }| (file, env, warmup));
+    Some((imports.path, imports.modules, imports.gc_freeze, handler, imports.solidify))
 }
 
 /// What `serve_forks` does once before its first fork: (mappings moved, left alone, bytes).

@@ -1,0 +1,185 @@
+//! Snapshot nodes: grown after a function's first start, away from its path;
+//! let go when nobody can use them. Runs in the worker.
+//!
+//! ```text
+//! start: own node stands? ── yes ──▶ fork from it
+//!             │ no                                       code changed, function removed,
+//!             ▼                                          cold, or room is needed
+//!   package node serves; afterwards, once quiet:                    ▼
+//!   claim an entry ──▶ grow below that node ──▶ stands, blanks ──▶ gone; leaves live on
+//! ```
+//!
+//! What fails leaves the function where it was: on its package node.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::Forest;
+use super::entry::{Entry, Grown, Tree, choose};
+use crate::zygote::blanks::COLD_AFTER;
+use crate::zygote::evict::{Kept, cold};
+use crate::zygote::node::Zygote;
+use crate::zygote::snapshot::{Owner, Snapshot};
+use crate::zygote::{Pins, ZygoteError};
+
+/// Longest wait for a moment without a start on the path: a busy worker has none.
+const QUIET_BOUND: Duration = Duration::from_secs(1);
+/// A snapshot node that was not used for so long is let go.
+const KEPT_FOR: Duration = Duration::from_secs(600);
+
+/// What makes an entry one function's own.
+pub(super) struct Private {
+    pub(super) snapshot: Arc<Snapshot>,
+    /// Somebody sees to its growth.
+    coming: AtomicBool,
+}
+
+impl Entry {
+    pub(super) fn snapshot(&self) -> Option<&Arc<Snapshot>> {
+        self.private.as_ref().map(|private| &private.snapshot)
+    }
+
+    pub(super) fn owner(&self) -> Option<&Owner> {
+        self.snapshot().map(|snapshot| &snapshot.owner)
+    }
+
+    /// Whether nobody saw to its growth yet; the caller then does.
+    fn claim(&self) -> bool {
+        self.private.as_ref().is_some_and(|private| !private.coming.swap(true, Ordering::SeqCst))
+    }
+
+    fn release(&self) {
+        if let Some(private) = &self.private {
+            private.coming.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// Ends its zygote, as soon as the leaves that live under it are gone.
+    fn let_go(&self) {
+        self.blanks().clear();
+        let mut state = self.state();
+        state.replicas.clear();
+        state.zygote = None;
+    }
+}
+
+impl Forest {
+    /// The function's own node, if it stands.
+    pub(super) fn own_node(
+        &self,
+        tree: &Tree,
+        pins: &Pins,
+        snapshot: Option<&Arc<Snapshot>>,
+    ) -> Option<(Arc<Entry>, Arc<Zygote>)> {
+        let owner = &snapshot.filter(|_| self.parts.snapshot)?.owner;
+        let entry = choose(&tree.entries(), pins, Grown::Only, Some(owner));
+        entry.owner()?;
+        let zygote = entry.freest()?;
+        entry.touch();
+        Some((entry, zygote))
+    }
+
+    /// Sees to it that a function which was served by `parent` has a node of its own
+    /// before long, if it asks for one.
+    pub(super) fn take_snapshot(
+        self: &Arc<Self>,
+        tree: &Arc<Tree>,
+        parent: &Arc<Entry>,
+        pins: &Pins,
+        snapshot: Option<&Arc<Snapshot>>,
+    ) {
+        let Some(snapshot) = snapshot.filter(|_| self.parts.snapshot && parent.private.is_none()) else {
+            return;
+        };
+        let Some(entry) = self.claim_snapshot(tree, parent, pins, snapshot) else { return };
+        let (forest, tree, own) = (Arc::clone(self), Arc::clone(tree), Arc::clone(snapshot));
+        let asked = Instant::now();
+        tokio::spawn(async move {
+            // Over or not: it must come some time.
+            let _ = tokio::time::timeout(QUIET_BOUND, forest.quiet()).await;
+            let stands = forest.standing(&tree, &entry).await;
+            entry.release();
+            match stands {
+                Ok(_) if tree.entries().iter().any(|known| Arc::ptr_eq(known, &entry)) => {
+                    // What it was grown for counts as its first start: another may follow.
+                    entry.blanks().started(asked, &own.limits);
+                    forest.replenish(&tree, &entry);
+                }
+                // Nobody's any more: the code changed meanwhile.
+                Ok(_) => entry.let_go(),
+                // Said already, by the node's verdict.
+                Err(ZygoteError::Unfit { .. }) => {}
+                Err(error) => tracing::info!(node = entry.id, %error, "no snapshot was taken"),
+            }
+        });
+    }
+
+    /// The entry of a function's own node, to be grown by the caller; `None` if it need
+    /// not or cannot be.
+    fn claim_snapshot(
+        &self,
+        tree: &Tree,
+        parent: &Arc<Entry>,
+        pins: &Pins,
+        snapshot: &Arc<Snapshot>,
+    ) -> Option<Arc<Entry>> {
+        let mut entries = tree.entries();
+        if let Some(at) = entries.iter().position(|entry| entry.owner() == Some(&snapshot.owner)) {
+            let known = Arc::clone(&entries[at]);
+            if known.may_serve() || known.state().unfit.is_some() {
+                return (known.may_serve() && known.zygote().is_none() && known.claim()).then_some(known);
+            }
+            // Its parent is unfit since: the node that served instead takes its place.
+            entries.remove(at);
+        }
+        // For a node that was used lately there is no room: two functions would
+        // otherwise take each other's by turns.
+        if !self.make_room(&mut entries, COLD_AFTER) {
+            return None;
+        }
+        let private = Private { snapshot: Arc::clone(snapshot), coming: AtomicBool::new(true) };
+        let entry = self.entry_of(Some(Arc::clone(parent)), Pins::new(), pins.clone(), Some(private));
+        entries.push(Arc::clone(&entry));
+        Some(entry)
+    }
+
+    /// Waits until no start is on the path.
+    async fn quiet(&self) {
+        loop {
+            let mut cleared = std::pin::pin!(self.busy.clear.notified());
+            cleared.as_mut().enable();
+            if self.busy.starts.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            cleared.await;
+        }
+    }
+
+    /// Lets a function's snapshot nodes go, but for the version that is still served.
+    pub async fn forget(&self, function: &str, kept: Option<&str>) {
+        let goes = |entry: &Entry| {
+            entry.owner().is_some_and(|owner| owner.function == function && Some(&*owner.version) != kept)
+        };
+        self.remove_snapshots(goes).await;
+    }
+
+    /// Lets the snapshot nodes go that were not used for long.
+    pub(super) async fn drop_cold_snapshots(&self) {
+        let goes = |entry: &Entry| {
+            let kept = Kept { id: entry.id, used: entry.state().used, held: entry.owner().is_none() };
+            cold(&kept, Instant::now(), KEPT_FOR)
+        };
+        self.remove_snapshots(goes).await;
+    }
+
+    async fn remove_snapshots(&self, goes: impl Fn(&Entry) -> bool) {
+        for tree in self.trees.lock().await.values() {
+            let gone: Vec<_> = tree.entries().extract_if(.., |entry| goes(entry)).collect();
+            for entry in gone {
+                tracing::info!(node = entry.id, "a snapshot node is let go");
+                entry.let_go();
+            }
+        }
+    }
+}
