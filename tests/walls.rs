@@ -149,7 +149,8 @@ fn a_leaf_has_no_privilege_and_nothing_of_the_host_or_the_worker() {
         let secret = support::source(&[(TOKEN, "secret")]);
         command.args(["-c", script]).arg(secret.path().join(TOKEN)).arg(HOSIER).env("HOSIER_WALLS", TOKEN);
         worker.up_by(command, &[option]);
-        assert!(holds(worker.pid(), TOKEN), "the control: the worker has the descriptor");
+        assert!(!holds(worker.pid(), TOKEN), "a detached worker keeps nothing open of who started it");
+        assert!(holds(worker.pid(), "/worker/lock"), "the control: descriptors of its own");
         assert!(environment(worker.pid()).contains(TOKEN), "the control: the worker has the variable");
 
         let answer = inside(&worker, &json!({"run": ["facts", "status"]}));

@@ -23,7 +23,7 @@ fn a_module_sees_the_same_environment_path_and_directory_as_in_any_leaf() {
     take_snapshot(&worker, "f", "");
     let own = call(&worker, "f", "").json();
     assert_eq!(own, usual);
-    assert_eq!(own[2], "own1\n", "what kept libraries from starting threads is gone");
+    assert_eq!(own[2], "own11\n", "its own, one thread as in any leaf, and what the import set");
     worker.down();
 }
 

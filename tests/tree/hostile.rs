@@ -120,7 +120,7 @@ fn a_leaf_that_plays_zygote_ends_alone() {
     worker.up(&[]);
     before(&worker, "good", &["six"]);
     // What a zygote says first is half a frame of a leaf; then it waits for orders that never come.
-    for (play, status) in [("serve_forks(0, [], [], False)", 504), ("born()", 502)] {
+    for (play, status) in [("serve_forks(0, [], [], None, False)", 504), ("born()", 502)] {
         let event = serde_json::json!({ "x": format!("__import__('hosier_native').{play}") });
         let answer = worker.call("plays", &event.to_string());
         assert_eq!(
