@@ -204,3 +204,25 @@ fn leaves(worker: &Worker) -> Vec<i32> {
     let texts = members.filter_map(|file| std::fs::read_to_string(file).ok());
     texts.flat_map(|text| text.lines().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
 }
+
+#[test]
+fn with_every_mechanism_off_functions_still_answer() {
+    let off = "zygote.blanks=0,zygote.solidify=false,zygote.prefault=false,zygote.snapshot=false,zygote.learn=false,\
+        zygote.gc_freeze=false,zygote.replicas=1,zygote.max_forks=0,zygote.max_age_s=0,sandbox.cgroup_pool=0,\
+        sandbox.netns_pool=0,sandbox.rootfs=rw,sandbox.namespaces.ipc=false,sandbox.namespaces.uts=false,\
+        sandbox.namespaces.cgroup=false,sandbox.namespaces.net=false";
+    let mut worker = Worker::new();
+    let code = "import os\ndef f(event):\n    open('/anywhere', 'w').close()\n    return os.getuid() != 0\n";
+    worker.deploy("once", &[("f.py", code), ("ol.yaml", ONCE)]);
+    worker.deploy("snapshot", &[("f.py", code), ("ol.yaml", "reuse-sandbox: false\nsnapshot: true\n")]);
+    worker.up(&[off]);
+    for name in ["once", "snapshot", "once", "snapshot"] {
+        let answer = worker.call(name, "");
+        assert_eq!(
+            (answer.status, answer.start(), answer.json()),
+            (200, "forked", true.into()),
+            "{answer:?}"
+        );
+    }
+    worker.down();
+}
