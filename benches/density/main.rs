@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! cargo bench --bench density
+//! cargo bench --bench density -- latency                    starts beside others alone
 //! HOSIER_BENCH_INSTANCES=50 cargo bench --bench density     no more than so many
 //! ```
 
@@ -20,7 +21,8 @@ const ROOM: &str = "sandbox.max_sandboxes=2000,sandbox.idle_ttl_s=36000";
 
 fn main() {
     let home = home(&[NOOP, PANDAS]);
-    let memory = memory::measure(&home);
+    let only_latency = std::env::args().any(|arg| arg == "latency");
+    let memory = if only_latency { Default::default() } else { memory::measure(&home) };
     let latency = latency::measure(&home);
     report("density", serde_json::json!({ "memory": memory, "latency": latency }));
 }
