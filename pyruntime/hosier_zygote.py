@@ -16,8 +16,6 @@ import hosier_native
 import hosier_snapshot
 import hosier_unique
 
-PACKAGES = "/packages/"
-
 
 def main(freeze, solidify):
     # Collections write to every object's header, and written pages are no
@@ -58,7 +56,7 @@ def loaded():
     found = set()
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
-        if isinstance(file, str) and file.startswith(PACKAGES):
-            found.add(file[len(PACKAGES):].split("/", 1)[0])
+        if isinstance(file, str) and file.startswith(hosier_leaf.PACKAGES):
+            found.add(file[len(hosier_leaf.PACKAGES):].split("/", 1)[0])
     return sorted(found)
 

@@ -3,8 +3,9 @@
 //!
 //! Populating takes a millisecond or two of a processor and makes the pages private.
 //! Both are spent for nobody where starts come faster than blanks: the next one takes
-//! this very blank, and touches what it needs as fast by itself. A machine that is busy with other work is no reason:
-//! the pages are needed all the same, only later, on somebody's path.
+//! this very blank, and touches what it needs as fast by itself. A machine that is busy
+//! with other work is no reason: the pages are needed all the same, only later, on
+//! somebody's path.
 
 use std::fmt;
 

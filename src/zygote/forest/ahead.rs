@@ -126,11 +126,17 @@ impl Forest {
 
     /// Waits for the starts on the path, unless none is ready.
     pub(super) async fn until_quiet(&self, entry: &Entry) {
+        self.quiet_or(|| entry.blanks().len() == 0).await;
+    }
+
+    /// Waits until no start is on the path, or for no longer than until `enough`, which
+    /// is asked whenever the path may have cleared.
+    pub(super) async fn quiet_or(&self, enough: impl Fn() -> bool) {
         loop {
             // Listens before it looks, so that no end is missed in between.
             let mut cleared = std::pin::pin!(self.busy.clear.notified());
             cleared.as_mut().enable();
-            if self.busy.starts.load(Ordering::SeqCst) == 0 || entry.blanks().len() == 0 {
+            if self.busy.starts.load(Ordering::SeqCst) == 0 || enough() {
                 return;
             }
             cleared.await;

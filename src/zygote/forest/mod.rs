@@ -171,7 +171,6 @@ impl Forest {
 
     async fn forked(self: &Arc<Self>, need: Need<'_>) -> Result<(Leaf, Spent), ZygoteError> {
         let on_path = self.on_path();
-        let view = self.view(need.pins)?;
         let begun = Instant::now();
         let tree = self.tree(need.network).await?;
         let mut permit = Some(need.permit);
@@ -208,8 +207,10 @@ impl Forest {
             }
             // A blank has its node's packages already: mostly all that its function asks for.
             if !leaf.was_blank() || entry.closure != *need.pins {
+                let view = self.view(need.pins)?;
                 targets.push("packages".to_owned());
                 mounts.push(view.open()?);
+                leaf.sandbox_mut().keep(view);
             }
             // Nor does it need what its node has done with them.
             let (env, path) = if own { (&[][..], &Pins::new()) } else { (need.env, need.pins) };
@@ -221,7 +222,6 @@ impl Forest {
                 Err(_) if leaf.was_blank() => continue,
                 Err(error) => return Err(leaf.last_word(error).await.into()),
             }
-            leaf.sandbox_mut().keep(view);
             self.replenish(&tree, &entry);
             self.renew(&tree, &entry);
             self.replicate(&tree, &entry);

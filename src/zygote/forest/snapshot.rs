@@ -97,7 +97,7 @@ impl Forest {
         let asked = Instant::now();
         tokio::spawn(async move {
             // Over or not: it must come some time.
-            let _ = tokio::time::timeout(QUIET_BOUND, forest.quiet()).await;
+            let _ = tokio::time::timeout(QUIET_BOUND, forest.quiet_or(|| false)).await;
             let stands = forest.standing(&tree, &entry).await;
             entry.release();
             match stands {
@@ -142,18 +142,6 @@ impl Forest {
         let entry = self.entry_of(Some(Arc::clone(parent)), Pins::new(), pins.clone(), Some(private));
         entries.push(Arc::clone(&entry));
         Some(entry)
-    }
-
-    /// Waits until no start is on the path.
-    async fn quiet(&self) {
-        loop {
-            let mut cleared = std::pin::pin!(self.busy.clear.notified());
-            cleared.as_mut().enable();
-            if self.busy.starts.load(Ordering::SeqCst) == 0 {
-                return;
-            }
-            cleared.await;
-        }
     }
 
     /// Lets a function's snapshot nodes go, but for the version that is still served.

@@ -1,4 +1,5 @@
-//! Time.
+//! The one clock that all processes of a machine read alike: in leaves, to say when
+//! something happened; in the worker, to place it.
 
 use nix::time::{ClockId, clock_gettime};
 
