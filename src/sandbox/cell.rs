@@ -7,6 +7,7 @@
 //! ```
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::cgroup::{Cgroup, Pool};
 use super::ids::IdRange;
 use super::life::Kept;
+use super::view::{PACKAGES, View};
 use super::{Limits, MountPoint, Network, SandboxError, pidfd};
 
 /// Longest wait for a process to join its v1 control groups.
@@ -88,6 +90,18 @@ impl Cell {
     pub fn mount(&mut self, target: &str, tree: OwnedFd) {
         self.walls.targets.push(target.to_owned());
         self.mounts.push(tree);
+    }
+
+    /// Shows it these packages. What is in the cell may read them for as long as it
+    /// lives, so the view stays that long: its end takes the mounts off in every
+    /// namespace (a removed mount point is detached from all that use it).
+    ///
+    /// # Errors
+    /// As [`View::open`].
+    pub fn show(&mut self, view: Arc<View>) -> Result<(), SandboxError> {
+        self.mount(PACKAGES, view.open()?);
+        self.kept.push(Kept::View(view));
+        Ok(())
     }
 
     /// The descriptors that go along with [`Walls`], in their order.

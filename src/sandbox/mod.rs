@@ -48,5 +48,5 @@ pub use limits::{Limits, Network, PartialLimits};
 pub use nets::NetPool;
 pub use output::{Output, OutputGuard};
 pub use spawner::{Leftovers, Spawner, start as start_spawner};
-pub use view::{View, open_sealed};
+pub use view::{PACKAGES, View, open_sealed};
 pub use writable::MountPoint;

@@ -10,6 +10,9 @@ use super::base::{attach, clone, make_dir, seal};
 use super::error::About;
 use super::{Base, SandboxError};
 
+/// Where a sandbox sees its view, relative to its root.
+pub const PACKAGES: &str = "packages";
+
 /// A directory in which each of some host directories appears under a name.
 /// Unmounted when dropped.
 #[derive(Debug)]

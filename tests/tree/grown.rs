@@ -1,9 +1,9 @@
 //! No tree file: the tree grows itself, within its bounds.
 
-use std::thread;
 use std::time::Duration;
+use std::{fs, thread};
 
-use crate::site::{ATTRS, IDNA, ONE_SHOT, SIX, ask, before, node, nodes, probe, probe_with, site};
+use crate::site::{ATTRS, IDNA, ONE_SHOT, SIX, ask, before, node, nodes, pids, probe, probe_with, site};
 use crate::support::wait_until;
 
 const MODULES: [&str; 3] = ["six", "idna", "attr"];
@@ -90,5 +90,23 @@ fn without_the_import_cache_every_start_is_fresh() {
     assert!(nodes(&worker).is_empty());
     let again = ask(&worker, "pinned", "len(CALLS)");
     assert!(["warm", "unpaused"].contains(&again.start()), "{again:?}");
+    worker.down();
+}
+
+#[test]
+fn a_node_keeps_its_packages_when_no_leaf_uses_them() {
+    let mut worker = site(None);
+    probe_with(&worker, "first", &[SIX], ONE_SHOT);
+    probe_with(&worker, "below", &[SIX, IDNA], ONE_SHOT);
+    worker.up(&["zygote.blanks=0"]);
+    assert_eq!(before(&worker, "first", &MODULES), ["six"]);
+    assert_eq!(before(&worker, "below", &MODULES), ["six", "idna"]);
+    wait_until("the one-shot sandboxes are gone", Duration::from_secs(5), || {
+        !worker.get("/debug").body.contains(" Leaf ")
+    });
+    for pin in [SIX, IDNA] {
+        let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", pids(&worker, pin).1)).unwrap();
+        assert!(mounts.contains(&format!(" /packages/{pin} ")), "{mounts}");
+    }
     worker.down();
 }

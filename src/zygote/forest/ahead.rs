@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::Forest;
 use super::entry::{Entry, Tree};
-use crate::sandbox::{Limits, open_sealed};
+use crate::sandbox::{Limits, PACKAGES, open_sealed};
 use crate::zygote::blanks::{COLD_AFTER, Demand, Marks, marks};
 use crate::zygote::prefault::{Circumstances, worthwhile};
 use crate::zygote::{Leaf, ZygoteError};
@@ -160,7 +160,7 @@ impl Forest {
         let forked = begun.elapsed();
         let known = if self.parts.prefault { zygote.working_set().prefault() } else { None };
         let known = self.worth_populating(entry, known, missed, &limits).await;
-        let (mut targets, mut mounts) = (vec!["packages".to_owned()], vec![view.open()?]);
+        let (mut targets, mut mounts) = (vec![PACKAGES.to_owned()], vec![view.open()?]);
         if let Some(own) = entry.snapshot() {
             // It can become no other function's.
             targets.push("handler".to_owned());

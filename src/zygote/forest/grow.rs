@@ -182,8 +182,7 @@ impl Forest {
                     .await?
             }
             Some(parent) => {
-                let view = self.view(&entry.closure)?;
-                cell.mount("packages", view.open()?);
+                cell.show(self.view(&entry.closure)?)?;
                 if let Some(own) = own {
                     cell.mount("handler", open_sealed(&own.code)?);
                 }

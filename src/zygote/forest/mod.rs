@@ -49,7 +49,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::age::Ageing;
 use super::node::{self, Zygote};
 use super::{Leaf, Pin, Pins, Snapshot, Template, ZygoteError};
-use crate::sandbox::{Limits, Network, Order, Program, Purpose, Sandboxes, View, open_sealed};
+use crate::sandbox::{Limits, Network, Order, PACKAGES, Program, Purpose, Sandboxes, View, open_sealed};
 use crate::stats::Stats;
 pub use ahead::OnPath;
 use ahead::{Busy, janitor};
@@ -208,7 +208,7 @@ impl Forest {
             // A blank has its node's packages already: mostly all that its function asks for.
             if !leaf.was_blank() || entry.closure != *need.pins {
                 let view = self.view(need.pins)?;
-                targets.push("packages".to_owned());
+                targets.push(PACKAGES.to_owned());
                 mounts.push(view.open()?);
                 leaf.sandbox_mut().keep(view);
             }
@@ -299,7 +299,7 @@ impl Forest {
             net: None,
         });
         let mut cell = cell.await?;
-        cell.mount("packages", view.open()?);
+        cell.show(view)?;
         cell.mount("handler", open_sealed(need.code)?);
         let spent = Spent {
             on_path: self.on_path(),
@@ -322,7 +322,6 @@ impl Forest {
         if let Err(error) = leaf.specialize(&message, &[]).await {
             return Err(leaf.last_word(error).await.into());
         }
-        leaf.sandbox_mut().keep(view);
         Ok((leaf, spent))
     }
 
