@@ -56,17 +56,17 @@ def main():
     imported = time.perf_counter_ns()
     # Waiting for the worker's word is no work: the clock of `specialize` is the worker's.
     import_us = (imported - specialized) // 1000
+    number, head, body = native.next_request()
     while True:
-        number, head, body = native.next_request()
         begun = time.perf_counter_ns()
         status, headers, content = call(handler, body) if broken is None else (500, TEXT, broken)
         times = (import_us, (time.perf_counter_ns() - begun) // 1000)
         flush()
         end_if_child(status == 200)
         new = imported_since(inherited) if inherited else []
-        native.answer(number, status, headers, content, times, broken is not None, new)
         import_us, inherited = 0, None
-        native.reap()
+        # It comes back with the next request.
+        number, head, body = native.answer(number, status, headers, content, times, broken is not None, new)
 
 
 def leave_the_zygote():

@@ -21,7 +21,7 @@ def f(event):
 const FRAMES: &str = "
 import os, struct
 ANSWER, FAILED = 5, 4
-HEAD = b'\\xc8\\x01' + bytes(5)  # status 200, no headers
+HEAD = b'\\xc8\\x01' + bytes(6)  # status 200, no headers
 def frame(kind, number, head=HEAD, body=b'\"forged\"', size=None):
     size = len(body) if size is None else size
     return struct.pack('<IIIQ', kind, len(head), size, number) + head + body

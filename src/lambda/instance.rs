@@ -168,6 +168,9 @@ impl Task {
         // Whoever waits for the answer goes first: to end a sandbox, and to make the next
         // one's, takes system calls.
         tokio::task::yield_now().await;
+        if left.spent.is_some() {
+            self.shared.forest.lay_out(self.version.name.as_str(), &self.version.dir);
+        }
         drop(left);
     }
 

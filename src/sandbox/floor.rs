@@ -339,13 +339,8 @@ impl Sandboxes {
 
     /// What a blank gives up before it waits.
     pub fn confinement_of_blank(&self, sandbox: &Sandbox) -> Confinement {
-        let filter = self.filter(self.filters.waiting.as_bytes());
+        let filter = self.filter(self.filters.narrow.as_bytes());
         Confinement { uid: sandbox.uid(), gid: sandbox.uid(), files: FILES, filter }
-    }
-
-    /// The filter that a blank adds when it becomes a function's.
-    pub fn last_filter(&self) -> Vec<u8> {
-        self.filter(self.filters.rest.as_bytes())
     }
 
     /// A root zygote's filter.

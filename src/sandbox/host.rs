@@ -10,7 +10,7 @@ use nix::sched::{CloneFlags, unshare};
 use super::SandboxError;
 
 /// What the worker uses of root's powers; the rest it gives up.
-const USED: [Capability; 12] = [
+const USED: [Capability; 13] = [
     Capability::CAP_CHOWN,
     Capability::CAP_DAC_OVERRIDE,
     Capability::CAP_DAC_READ_SEARCH,
@@ -22,6 +22,7 @@ const USED: [Capability; 12] = [
     Capability::CAP_SETPCAP,
     Capability::CAP_NET_ADMIN,
     Capability::CAP_SYS_ADMIN,
+    Capability::CAP_SYS_CHROOT,
     Capability::CAP_SYS_PTRACE,
 ];
 

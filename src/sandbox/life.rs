@@ -23,6 +23,7 @@ use super::cgroup::{Cgroup, Usage};
 use super::ids::IdRange;
 use super::pidfd;
 use super::roster::{Line, Roster};
+use super::visit::{Placed, attach_inside};
 use super::writable::WritableRoot;
 use super::{Limits, OutputGuard, SandboxError, View};
 use crate::stats::Stats;
@@ -104,6 +105,14 @@ impl Sandbox {
 
     pub fn is_paused(&self) -> bool {
         self.paused
+    }
+
+    /// Attaches mounts in it, though it may have given up all it needs for that.
+    ///
+    /// # Errors
+    /// It is gone, or has no such directory.
+    pub fn attach(&self, mounts: &[Placed]) -> Result<(), SandboxError> {
+        attach_inside(&self.pidfd, mounts)
     }
 
     /// Changes what it may use.

@@ -9,6 +9,7 @@
 //!   ├ ids        private ranges of host ids      └ spawner/   starts fresh processes
 //!   ├ nets       network namespaces ahead of need
 //!   ├ life       Running, Paused, Dead; the undertaker
+//!   ├ visit      mounts for one that can attach none itself
 //!   └ roster     who lives, for whoever looks
 //! channel    the worker's end of a socket
 //! output     what a sandbox prints              pidfd      whose it is, is it there
@@ -35,6 +36,7 @@ mod roster;
 pub mod seccomp;
 mod spawner;
 mod view;
+mod visit;
 mod writable;
 
 pub use base::{Base, RuntimeFile};
@@ -48,5 +50,6 @@ pub use limits::{Limits, Network, PartialLimits};
 pub use nets::NetPool;
 pub use output::{Output, OutputGuard};
 pub use spawner::{Leftovers, Spawner, start as start_spawner};
-pub use view::{PACKAGES, View, open_sealed};
+pub use view::{HANDLER, PACKAGES, Spares, View, open_sealed};
+pub use visit::Placed;
 pub use writable::MountPoint;

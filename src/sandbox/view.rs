@@ -1,10 +1,12 @@
-//! The packages of one closure as a tree of read-only bind mounts. Runs in the
-//! worker; a sandbox gets a clone and sees nothing of the store beside it.
+//! What a sandbox sees of the host's files: the packages of one closure as a tree of
+//! read-only bind mounts, and its function's code. Runs in the worker; a sandbox gets a
+//! clone and sees nothing of the store beside it.
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::base::{attach, clone, make_dir, seal};
 use super::error::About;
@@ -12,6 +14,10 @@ use super::{Base, SandboxError};
 
 /// Where a sandbox sees its view, relative to its root.
 pub const PACKAGES: &str = "packages";
+/// Where it sees its function's code.
+pub const HANDLER: &str = "handler";
+/// Code that is laid out for a next start, at most; the oldest goes.
+const MAX_SPARES: usize = 64;
 
 /// A directory in which each of some host directories appears under a name.
 /// Unmounted when dropped.
@@ -73,6 +79,58 @@ pub fn open_sealed(source: &Path) -> Result<OwnedFd, SandboxError> {
     let tree = clone(source)?;
     seal(&tree, true)?;
     Ok(tree)
+}
+
+/// Code of functions that were started, each laid out for one more start: making the
+/// mount takes as long as attaching it.
+#[derive(Debug, Default)]
+pub struct Spares(Mutex<VecDeque<Spare>>);
+
+#[derive(Debug)]
+struct Spare {
+    function: String,
+    code: PathBuf,
+    mount: OwnedFd,
+}
+
+impl Spares {
+    /// A mount of `code`, made now if none lies ready.
+    ///
+    /// # Errors
+    /// As [`open_sealed`].
+    pub fn take(&self, code: &Path) -> Result<OwnedFd, SandboxError> {
+        let found = {
+            let mut spares = self.lock();
+            let at = spares.iter().position(|spare| spare.code == code);
+            at.and_then(|at| spares.remove(at))
+        };
+        found.map_or_else(|| open_sealed(code), |spare| Ok(spare.mount))
+    }
+
+    /// Lays `code` out for the next start of `function`, if it is not.
+    pub fn lay_out(&self, function: &str, code: &Path) {
+        if self.lock().iter().any(|spare| spare.code == code) {
+            return;
+        }
+        // If it cannot be made, the next start says so.
+        if let Ok(mount) = open_sealed(code) {
+            let mut spares = self.lock();
+            if spares.len() == MAX_SPARES {
+                spares.pop_front();
+            }
+            spares.push_back(Spare { function: function.to_owned(), code: code.to_owned(), mount });
+        }
+    }
+
+    /// Lets the code of `function` go, but for the version that is still served.
+    pub fn forget(&self, function: &str, kept: Option<&str>) {
+        let stays = |spare: &Spare| kept.is_some_and(|version| spare.code.ends_with(version));
+        self.lock().retain(|spare| spare.function != function || stays(spare));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Spare>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 fn bind(source: &Path, target: &Path) -> Result<(), SandboxError> {

@@ -5,21 +5,21 @@
 //!     └─ Born, with the kernel's word for who sent it, before the first answer
 //! ```
 //!
-//! Specialize and the first request go out before Born came back: nothing waits
-//! for a round trip. Whatever is not the expected frame ends the sandbox.
+//! Specialize and the first request go out together, and before Born came back: nothing
+//! waits for a round trip. Whatever is not the expected frame ends the sandbox.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hosier_zygote::sys::time;
-use hosier_zygote::wire::{self, Failure, Header, Kind, Prepare, Response, Specialize};
+use hosier_zygote::wire::{self, Confinement, Failure, Handler, Header, Kind, Prepare, Response, Specialize};
 
 use super::node::Zygote;
 use super::working_set::observe;
-use crate::sandbox::{Channel, Output, Sandbox, SandboxError, Started, pidfd};
+use crate::sandbox::{Channel, Output, Placed, Sandbox, SandboxError, Started, pidfd};
 
 /// Longest wait for what a leaf that hung up said before.
 const LAST_WORD_BOUND: Duration = Duration::from_secs(1);
@@ -37,6 +37,9 @@ pub struct Leaf {
     /// It was forked ahead of need.
     blank: bool,
     next: u64,
+    /// What makes it a function's, until its first request takes it along.
+    first: Option<(Vec<u8>, Vec<Placed>)>,
+    unread: bool,
     zygote: Option<Arc<Zygote>>,
 }
 
@@ -59,6 +62,8 @@ impl Leaf {
             begun,
             blank: false,
             next: 1,
+            first: None,
+            unread: false,
             zygote,
         }
     }
@@ -92,9 +97,10 @@ impl Leaf {
         (self.begun, self.born, self.specialized)
     }
 
-    /// Whether anything of its function can have run.
+    /// Whether anything of its function can have run: not if it ended without having
+    /// read its first request.
     pub fn has_begun(&self) -> bool {
-        self.specialized.is_some()
+        !self.unread
     }
 
     /// Whether it was forked ahead of need.
@@ -131,14 +137,14 @@ impl Leaf {
         self.born = Some(self.begun);
     }
 
-    /// Tells a blank what to do while it waits. `fds` are the mounts for `targets`.
-    pub(super) async fn prepare(&self, mut message: Prepare, fds: &[OwnedFd]) -> Result<(), SandboxError> {
-        let mut head = wire::encode(&message);
-        if head.len() > wire::MAX_HEAD {
+    /// Tells a blank what to do while it waits.
+    pub(super) async fn prepare(&mut self, mut message: Prepare) -> Result<(), SandboxError> {
+        let prepare = |message: &Prepare| frame(Kind::Prepare, 0, &wire::encode(message), &[]);
+        let frame = prepare(&message).or_else(|| {
             message.prefault = Default::default();
-            head = wire::encode(&message);
-        }
-        self.tell(Kind::Prepare, &head, fds).await
+            prepare(&message)
+        });
+        self.channel.write_all(&frame.unwrap_or_default()).await.map_err(|error| self.ended(error))
     }
 
     /// Its first answer said what it had to import.
@@ -162,26 +168,24 @@ impl Leaf {
         }))
     }
 
-    /// Makes it a leaf of one function. `fds` are the mounts for `targets`.
+    /// Makes it a leaf of one function, with its first request: both go out at once.
     ///
     /// # Errors
-    /// It is gone.
-    pub(super) async fn specialize(&self, message: &Specialize, fds: &[OwnedFd]) -> Result<(), SandboxError> {
-        let head = wire::encode(message);
-        if head.len() > wire::MAX_HEAD {
-            return Err(SandboxError::Protocol("an environment beyond the wire's bounds"));
-        }
-        self.tell(Kind::Specialize, &head, fds).await?;
-        let role = format!("function {}{}", message.handler.function, self.origin());
+    /// The function's environment is beyond the wire's bounds.
+    pub(super) fn specialize(
+        &mut self,
+        confinement: Option<Confinement>,
+        handler: Handler,
+        mounts: Vec<Placed>,
+    ) -> Result<(), SandboxError> {
+        let role = format!("function {}{}", handler.function, self.origin());
+        let targets = mounts.iter().map(|placed| placed.target.to_owned()).collect();
+        let head = wire::encode(&Specialize { targets, confinement, handler });
+        let frame = frame(Kind::Specialize, 0, &head, &[])
+            .ok_or(SandboxError::Protocol("an environment beyond the wire's bounds"))?;
         self.sandbox.describe(role);
+        self.first = Some((frame, mounts));
         Ok(())
-    }
-
-    async fn tell(&self, kind: Kind, head: &[u8], fds: &[OwnedFd]) -> Result<(), SandboxError> {
-        let header = Header { kind, head: head.len() as u32, body: 0, id: 0 };
-        let frame = [&header.encode(), head].concat();
-        let fds: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-        self.channel.send(&frame, &fds).await.map_err(ended)
     }
 
     /// Sends one request and waits for its answer. Not to be used again after an
@@ -190,23 +194,15 @@ impl Leaf {
     /// # Errors
     /// It ended, or broke the protocol.
     pub async fn call(&mut self, request: &wire::Request, body: &[u8]) -> Result<Reply, SandboxError> {
-        let head = wire::encode(request);
-        if head.len() > wire::MAX_HEAD || body.len() > wire::MAX_BODY {
-            return Err(SandboxError::Protocol("a request beyond the wire's bounds"));
-        }
         let id = self.next;
         self.next += 1;
-        let header = Header { kind: Kind::Invoke, head: head.len() as u32, body: body.len() as u32, id };
-        let frame = [&header.encode(), head.as_slice(), body].concat();
-        self.channel.write_all(&frame).await.map_err(ended)?;
+        let frame = frame(Kind::Invoke, id, &wire::encode(request), body)
+            .ok_or(SandboxError::Protocol("a request beyond the wire's bounds"))?;
+        self.send(frame).await?;
         if self.born.is_none() {
             self.await_birth().await?;
         }
-        let mut answer = self.read_header().await?;
-        if answer.kind == Kind::Specialized && id == 1 {
-            self.specialized = Some(self.said_at(answer.id));
-            answer = self.read_header().await?;
-        }
+        let answer = self.read_header().await?;
         // Its first steps may fail, up to its handler; later it has none to tell of.
         if answer.kind == Kind::Failed && id == 1 {
             return Err(self.failure(answer).await?.into());
@@ -216,8 +212,26 @@ impl Leaf {
         }
         let head = self.read_bytes(answer.head as usize).await?;
         let body = self.read_bytes(answer.body as usize).await?;
-        let response = wire::decode(&head).map_err(|_| SandboxError::Protocol("a malformed answer"))?;
+        let response: Response =
+            wire::decode(&head).map_err(|_| SandboxError::Protocol("a malformed answer"))?;
+        if id == 1 {
+            self.specialized = Some(self.said_at(response.specialized_ns));
+        }
         Ok(Reply { response, body: body.into() })
+    }
+
+    /// Sends a request, the first one behind what makes it a function's.
+    async fn send(&mut self, request: Vec<u8>) -> Result<(), SandboxError> {
+        let Some((mut frame, mounts)) = self.first.take() else {
+            return self.channel.write_all(&request).await.map_err(|error| self.ended(error));
+        };
+        frame.extend(request);
+        let fds: Vec<_> = mounts.iter().map(|placed| placed.mount.as_raw_fd()).collect();
+        if let Err(error) = self.channel.send(&frame, &fds).await {
+            let error = self.ended(error);
+            return Err(self.last_word(error).await);
+        }
+        Ok(())
     }
 
     /// Whether it has said nothing unasked and is not known to be gone.
@@ -233,7 +247,7 @@ impl Leaf {
     /// Waits for the first frame, which the kernel signs with its sender.
     async fn await_birth(&mut self) -> Result<(), SandboxError> {
         let mut bytes = [0; Header::SIZE];
-        let received = self.channel.receive(&mut bytes).await.map_err(ended)?;
+        let received = self.channel.receive(&mut bytes).await.map_err(|error| self.ended(error))?;
         if received.len == 0 {
             return Err(SandboxError::Ended);
         }
@@ -260,7 +274,7 @@ impl Leaf {
         now.checked_sub(ago).unwrap_or(now).max(self.born.unwrap_or(self.begun))
     }
 
-    async fn failure(&self, header: Header) -> Result<Failure, SandboxError> {
+    async fn failure(&mut self, header: Header) -> Result<Failure, SandboxError> {
         if header.head > 64 {
             return Err(SandboxError::Protocol("a malformed failure"));
         }
@@ -268,19 +282,28 @@ impl Leaf {
         wire::decode(&head).map_err(|_| SandboxError::Protocol("a malformed failure"))
     }
 
-    async fn read_header(&self) -> Result<Header, SandboxError> {
+    /// It is gone. The kernel says whether it left something unread.
+    fn ended(&mut self, error: io::Error) -> SandboxError {
+        self.unread = matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe);
+        SandboxError::Ended
+    }
+
+    async fn read_header(&mut self) -> Result<Header, SandboxError> {
         let mut bytes = [0; Header::SIZE];
-        self.channel.read_exact(&mut bytes).await.map_err(ended)?;
+        self.channel.read_exact(&mut bytes).await.map_err(|error| self.ended(error))?;
         Ok(Header::decode(&bytes)?)
     }
 
-    async fn read_bytes(&self, len: usize) -> Result<Vec<u8>, SandboxError> {
+    async fn read_bytes(&mut self, len: usize) -> Result<Vec<u8>, SandboxError> {
         let mut bytes = vec![0; len];
-        self.channel.read_exact(&mut bytes).await.map_err(ended)?;
+        self.channel.read_exact(&mut bytes).await.map_err(|error| self.ended(error))?;
         Ok(bytes)
     }
 }
 
-fn ended(_: io::Error) -> SandboxError {
-    SandboxError::Ended
+/// `None` beyond the wire's bounds.
+fn frame(kind: Kind, id: u64, head: &[u8], body: &[u8]) -> Option<Vec<u8>> {
+    let within = head.len() <= wire::MAX_HEAD && body.len() <= wire::MAX_BODY;
+    let header = Header { kind, head: head.len() as u32, body: body.len() as u32, id };
+    within.then(|| [&header.encode(), head, body].concat())
 }

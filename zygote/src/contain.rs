@@ -6,8 +6,6 @@
 //! Walls::prepare     before the fork: everything is decided and allocated
 //! enter              after it: groups, namespaces, root; still root inside
 //! confine            last: ids, capabilities, no_new_privs, filter; never undone
-//!   = confine_waiting  all but one capability and three calls: what attaching code takes
-//!   + confine_rest     those
 //! ```
 
 use std::ffi::CString;
@@ -96,33 +94,10 @@ pub fn enter(prepared: &Prepared) -> Result<(), Failure> {
 /// # Errors
 /// The step that failed. The process must end then.
 pub fn confine(confinement: &Confinement) -> Result<(), Failure> {
-    give_up_all_but(0, confinement)
-}
-
-/// As [`confine`], but a mount can still be attached: for a blank, which is nobody's yet.
-///
-/// # Errors
-/// The step that failed. The process must end then.
-pub fn confine_waiting(confinement: &Confinement) -> Result<(), Failure> {
-    privilege::keep_over_ids(true).at(Step::Capabilities)?;
-    give_up_all_but(privilege::ATTACH_CAPABILITY, confinement)
-}
-
-/// What [`confine_waiting`] left.
-///
-/// # Errors
-/// The step that failed. The process must end then.
-pub fn confine_rest(filter: &[u8]) -> Result<(), Failure> {
-    privilege::set_capabilities(0).at(Step::Capabilities)?;
-    install(filter)
-}
-
-fn give_up_all_but(kept: u64, confinement: &Confinement) -> Result<(), Failure> {
     privilege::limit_resources(confinement.files).at(Step::Rlimits)?;
     privilege::bound_capabilities(0).at(Step::Capabilities)?;
     privilege::become_ids(confinement.uid, confinement.gid).at(Step::Identity)?;
-    privilege::keep_over_ids(false).at(Step::Capabilities)?;
-    privilege::keep_capabilities(kept).at(Step::Capabilities)?;
+    privilege::keep_capabilities(0).at(Step::Capabilities)?;
     privilege::set_dumpable().at(Step::Identity)?;
     privilege::no_new_privs().at(Step::NoNewPrivs)?;
     install(&confinement.filter)

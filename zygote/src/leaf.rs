@@ -2,19 +2,19 @@
 //! a time. Runs in a leaf; every call blocks.
 //!
 //! ```text
-//! Born ──▶ Prepare? ──▶ Specialize ──▶ Specialized ──▶ ( Invoke ──▶ Answer ──▶ reap )*      end of stream: exit
+//! Born ──▶ Prepare? ──▶ Specialize and the first Invoke ─┬▶ Answer ──▶ reap ─┐      end of stream: exit
+//!                                                        └───── Invoke ◀─────┘
 //! ```
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 
 use crate::contain::{self, SOCKET};
 use crate::sys::{self, SysError, mount, process, socket};
-use crate::wire::{
-    self, At, Failure, GiveUp, Handler, Header, Kind, Prepare, Request, Response, Specialize, Step,
-};
+use crate::wire::{self, At, Failure, Handler, Header, Kind, Prepare, Request, Response, Specialize, Step};
 
 /// Sends a frame without payload, and when that was: the worker may be slow to read it.
 ///
@@ -43,59 +43,133 @@ pub fn fail(socket: &impl AsFd, failure: Failure) -> ! {
     process::exit_now(1)
 }
 
-/// Waits to be specialized and becomes a leaf of one function. Ends the
-/// process when the worker hangs up or a step fails.
+/// Waits to be specialized and becomes a leaf of one function. Ends the process when
+/// the worker hangs up or a step fails.
 pub fn specialize() -> Handler {
-    let control = process::borrow(SOCKET);
-    match await_specialize() {
-        Ok((message, fds)) => match attach(&message.targets, &fds).and_then(|()| give_up(&message.give_up)) {
-            Ok(()) => match send_bare(Kind::Specialized) {
-                Ok(()) => message.handler,
-                Err(_) => process::exit_now(0),
-            },
-            Err(failure) => fail(&control, failure),
-        },
+    let mut inbox = inbox();
+    match inbox.specialize() {
+        Ok(Ok(handler)) => handler,
+        Ok(Err(failure)) => fail(&process::borrow(SOCKET), failure),
         Err(_) => process::exit_now(0),
     }
 }
 
-fn await_specialize() -> sys::Result<(Specialize, Vec<OwnedFd>)> {
-    loop {
-        let (kind, head, fds) = receive_frame()?;
-        let garbage = |_| SysError { call: "recvmsg", errno: Errno::EBADMSG };
-        match kind {
-            Kind::Specialize => return Ok((wire::decode(&head).map_err(garbage)?, fds)),
-            Kind::Prepare => {
-                let message = wire::decode(&head).map_err(garbage)?;
-                prepare(&message, &fds).unwrap_or_else(|failure| fail(&process::borrow(SOCKET), failure));
-            }
-            _ => return Err(SysError { call: "recvmsg", errno: Errno::EBADMSG }),
-        }
-    }
+/// Waits for a request. Ends the process when the worker hangs up.
+pub fn next() -> Invocation {
+    inbox().next().unwrap_or_else(|_| process::exit_now(0))
 }
 
-/// A frame without a body, with its descriptors.
-fn receive_frame() -> sys::Result<(Kind, Vec<u8>, Vec<OwnedFd>)> {
-    let control = process::borrow(SOCKET);
-    let mut bytes = [0; Header::SIZE];
-    // Descriptors travel with the first byte.
-    let first = socket::receive(control, &mut bytes)?;
-    if first.len == 0 {
-        return Err(SysError { call: "recvmsg", errno: Errno::ECONNRESET });
+/// One request.
+pub struct Invocation {
+    pub id: u64,
+    /// An encoded [`Request`], decoded only by who needs it.
+    pub head: Vec<u8>,
+    pub body: Vec<u8>,
+}
+
+/// What came and was not asked for yet: a frame costs one call, not one for each part.
+struct Inbox {
+    bytes: Vec<u8>,
+    fds: Vec<OwnedFd>,
+    first: Option<Invocation>,
+    specialized_ns: u64,
+}
+
+static INBOX: Mutex<Inbox> =
+    Mutex::new(Inbox { bytes: Vec::new(), fds: Vec::new(), first: None, specialized_ns: 0 });
+
+fn inbox() -> MutexGuard<'static, Inbox> {
+    INBOX.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const GARBAGE: SysError = SysError { call: "recvmsg", errno: Errno::EBADMSG };
+const HUNG_UP: SysError = SysError { call: "recvmsg", errno: Errno::ECONNRESET };
+/// Bytes asked for at once.
+const CHUNK: usize = 8 * 1024;
+
+impl Inbox {
+    fn specialize(&mut self) -> sys::Result<Result<Handler, Failure>> {
+        loop {
+            let (header, head, _) = self.frame()?;
+            let fds = std::mem::take(&mut self.fds);
+            match header.kind {
+                Kind::Prepare => {
+                    let message = wire::decode(&head).map_err(|_| GARBAGE)?;
+                    if let Err(failure) = prepare(&message) {
+                        return Ok(Err(failure));
+                    }
+                }
+                Kind::Specialize => {
+                    let message: Specialize = wire::decode(&head).map_err(|_| GARBAGE)?;
+                    if let Err(failure) = become_function(&message, &fds) {
+                        return Ok(Err(failure));
+                    }
+                    // All of it, before anything of the function runs: see `Kind::Specialize`.
+                    self.first = Some(self.next()?);
+                    self.specialized_ns = sys::time::monotonic_ns();
+                    return Ok(Ok(message.handler));
+                }
+                _ => return Err(GARBAGE),
+            }
+        }
     }
-    socket::read_exact(control, &mut bytes[first.len..])?;
-    let header = Header::decode(&bytes).map_err(|_| SysError { call: "recvmsg", errno: Errno::EBADMSG })?;
-    let mut head = vec![0; header.head as usize];
-    socket::read_exact(control, &mut head)?;
-    Ok((header.kind, head, first.fds))
+
+    fn next(&mut self) -> sys::Result<Invocation> {
+        if let Some(first) = self.first.take() {
+            return Ok(first);
+        }
+        let (header, head, body) = self.frame()?;
+        if header.kind != Kind::Invoke {
+            return Err(GARBAGE);
+        }
+        Ok(Invocation { id: header.id, head, body })
+    }
+
+    fn frame(&mut self) -> sys::Result<(Header, Vec<u8>, Vec<u8>)> {
+        while self.bytes.len() < Header::SIZE {
+            self.fill()?;
+        }
+        let mut bytes = [0; Header::SIZE];
+        self.read(&mut bytes)?;
+        let header = Header::decode(&bytes).map_err(|_| GARBAGE)?;
+        let (mut head, mut body) = (vec![0; header.head as usize], vec![0; header.body as usize]);
+        self.read(&mut head)?;
+        self.read(&mut body)?;
+        Ok((header, head, body))
+    }
+
+    /// One message: descriptors come with the first byte of a frame, and the kernel
+    /// never lets bytes behind them run into the next frame that has any.
+    fn fill(&mut self) -> sys::Result<()> {
+        let mut chunk = [0; CHUNK];
+        let received = socket::receive(process::borrow(SOCKET), &mut chunk)?;
+        if received.len == 0 {
+            return Err(HUNG_UP);
+        }
+        self.bytes.extend_from_slice(&chunk[..received.len]);
+        self.fds.extend(received.fds);
+        Ok(())
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> sys::Result<()> {
+        let here = buffer.len().min(self.bytes.len());
+        let (first, rest) = buffer.split_at_mut(here);
+        first.copy_from_slice(&self.bytes[..here]);
+        self.bytes.drain(..here);
+        socket::read_exact(process::borrow(SOCKET), rest)
+    }
 }
 
 /// What a blank does while it waits.
-fn prepare(message: &Prepare, fds: &[OwnedFd]) -> Result<(), Failure> {
-    attach(&message.targets, fds)?;
-    contain::confine_waiting(&message.confinement)?;
+fn prepare(message: &Prepare) -> Result<(), Failure> {
+    contain::confine(&message.confinement)?;
     crate::prefault::prefault(&message.prefault);
     Ok(())
+}
+
+fn become_function(message: &Specialize, fds: &[OwnedFd]) -> Result<(), Failure> {
+    attach(&message.targets, fds)?;
+    message.confinement.as_ref().map_or(Ok(()), contain::confine)
 }
 
 fn attach(targets: &[String], fds: &[OwnedFd]) -> Result<(), Failure> {
@@ -110,42 +184,6 @@ fn attach(targets: &[String], fds: &[OwnedFd]) -> Result<(), Failure> {
     Ok(())
 }
 
-fn give_up(what: &GiveUp) -> Result<(), Failure> {
-    match what {
-        GiveUp::Nothing => Ok(()),
-        GiveUp::All(confinement) => contain::confine(confinement),
-        GiveUp::Rest { filter } => contain::confine_rest(filter),
-    }
-}
-
-/// One request.
-pub struct Invocation {
-    pub id: u64,
-    /// An encoded [`Request`], decoded only by who needs it.
-    pub head: Vec<u8>,
-    pub body: Vec<u8>,
-}
-
-/// Waits for a request. Ends the process when the worker hangs up.
-pub fn next() -> Invocation {
-    let control = process::borrow(SOCKET);
-    let read = || -> sys::Result<Invocation> {
-        let garbage = SysError { call: "read", errno: Errno::EBADMSG };
-        let mut bytes = [0; Header::SIZE];
-        socket::read_exact(control, &mut bytes)?;
-        let header = Header::decode(&bytes).map_err(|_| garbage)?;
-        if header.kind != Kind::Invoke {
-            return Err(garbage);
-        }
-        let mut head = vec![0; header.head as usize];
-        socket::read_exact(control, &mut head)?;
-        let mut body = vec![0; header.body as usize];
-        socket::read_exact(control, &mut body)?;
-        Ok(Invocation { id: header.id, head, body })
-    };
-    read().unwrap_or_else(|_| process::exit_now(0))
-}
-
 /// Reads the head of a request.
 ///
 /// # Errors
@@ -155,8 +193,9 @@ pub fn parse(head: &[u8]) -> Result<Request, postcard::Error> {
 }
 
 /// Answers a request. Ends the process when the worker hung up.
-pub fn answer(id: u64, response: &Response, body: &[u8]) {
-    let head = wire::encode(response);
+pub fn answer(id: u64, mut response: Response, body: &[u8]) {
+    response.specialized_ns = std::mem::take(&mut inbox().specialized_ns);
+    let head = wire::encode(&response);
     let header = Header { kind: Kind::Answer, head: head.len() as u32, body: body.len() as u32, id };
     if socket::write_all(process::borrow(SOCKET), &[&header.encode(), &head, body]).is_err() {
         process::exit_now(0);

@@ -222,11 +222,8 @@ pub struct Solid {
 }
 
 /// What a blank does while it waits: all that no function need be known for.
-/// Descriptors: one for each of `targets`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Prepare {
-    pub targets: Vec<String>,
-    /// Its filter lets through what the rest takes: see [`GiveUp::Rest`].
     pub confinement: Confinement,
     pub prefault: Prefault,
 }
@@ -234,22 +231,11 @@ pub struct Prepare {
 /// Turns a waiting leaf into one of a function, once. Descriptors: one for each of `targets`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Specialize {
+    /// None for a blank: the worker attaches what it needs.
     pub targets: Vec<String>,
-    pub give_up: GiveUp,
+    /// What it gives up, unless it did that at its birth or while it waited.
+    pub confinement: Option<Confinement>,
     pub handler: Handler,
-}
-
-/// What a leaf has left to give up when it becomes a function's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum GiveUp {
-    /// It was confined at its birth.
-    Nothing,
-    All(Confinement),
-    /// It was prepared: the one capability that attaching takes, and by this filter
-    /// the calls that this step makes.
-    Rest {
-        filter: Vec<u8>,
-    },
 }
 
 /// Pages that follow each other, by number (address / 4096).
@@ -292,6 +278,8 @@ pub struct Request {
 pub struct Response {
     pub status: u16,
     pub headers: Vec<(String, String)>,
+    /// When it began to load its handler, `CLOCK_MONOTONIC` in ns; in the first answer.
+    pub specialized_ns: u64,
     /// What this call cost inside the leaf, in µs; the import only in the first answer.
     pub import_us: u32,
     pub exec_us: u32,
@@ -305,7 +293,9 @@ pub struct Response {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Kind {
-    /// To a leaf: [`Specialize`], with descriptors.
+    /// To a leaf: [`Specialize`], with descriptors. The first [`Kind::Invoke`] follows at
+    /// once, and the leaf reads both before anything of the function runs: one that
+    /// ended without having read them (`ECONNRESET`) has done nothing.
     Specialize = 1,
     /// To a leaf: [`Request`] and body.
     Invoke = 2,
@@ -315,11 +305,8 @@ pub enum Kind {
     Failed = 4,
     /// From a leaf: [`Response`] and body.
     Answer = 5,
-    /// To a blank, before [`Kind::Specialize`]: [`Prepare`], with descriptors.
+    /// To a blank, before [`Kind::Specialize`]: [`Prepare`].
     Prepare = 6,
-    /// From a leaf: it gave everything up, and now begins to load its handler. No
-    /// payload; `id` is the time. Before this nothing of the function has run.
-    Specialized = 7,
 }
 
 /// A frame's first bytes. The payload is a head of `head` bytes, then a body.
@@ -328,8 +315,8 @@ pub struct Header {
     pub kind: Kind,
     pub head: u32,
     pub body: u32,
-    /// The request it belongs to, as the worker numbered it; in a frame that only
-    /// says that something happened, when: `CLOCK_MONOTONIC` in ns.
+    /// The request it belongs to, as the worker numbered it; in [`Kind::Born`], when
+    /// that was: `CLOCK_MONOTONIC` in ns.
     pub id: u64,
 }
 
@@ -365,7 +352,6 @@ impl Header {
             4 => Kind::Failed,
             5 => Kind::Answer,
             6 => Kind::Prepare,
-            7 => Kind::Specialized,
             other => return Err(BadFrame::Kind(other)),
         };
         let (head, body) = (word(4), word(8));

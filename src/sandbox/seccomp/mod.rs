@@ -6,7 +6,6 @@
 //! seccomp/leaf.json ------ Policy -- compile --> leaf       (a leaf with no zygote's filter)
 //! seccomp/zygote.json ---- Policy -- compile --> zygote --.  inherited by every fork, free
 //!                 both ------------- narrow ---> narrow --'  what a forked leaf adds: short
-//!                                    = waiting, what a blank adds, and rest, when it becomes a function's
 //! seccomp/installer.json - Policy -- compile --> installer
 //! ```
 //!
@@ -42,25 +41,14 @@ pub struct Filters {
     pub installer: Filter,
     /// What a leaf that a zygote forked adds to the filter it inherited.
     pub narrow: Filter,
-    /// What a blank adds: [`Self::narrow`] but for [`TO_SPECIALIZE`].
-    pub waiting: Filter,
-    /// What it adds when it becomes a function's: those calls.
-    pub rest: Filter,
 }
-
-/// What a blank has to call yet: it attaches the code, gives up the capability that
-/// this took, and closes these calls.
-const TO_SPECIALIZE: [&str; 3] = ["move_mount", "capset", "seccomp"];
 
 impl Filters {
     /// Compiles the policies that are built into the program: about 10 ms, once.
     pub fn builtin() -> Result<Self, SeccompError> {
         let leaf = Policy::parse(LEAF)?;
         let zygote = Policy::parse(ZYGOTE)?;
-        let waiting = leaf.with(&zygote, &TO_SPECIALIZE)?;
         Ok(Self {
-            waiting: narrow(&zygote, &waiting)?,
-            rest: narrow(&waiting, &leaf)?,
             narrow: narrow(&zygote, &leaf)?,
             leaf: compile(&leaf)?,
             zygote: compile(&zygote)?,

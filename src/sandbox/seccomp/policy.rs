@@ -68,16 +68,6 @@ impl Policy {
         Ok(Self { refusal, rules })
     }
 
-    /// This policy, with what another one says of some calls.
-    pub(super) fn with(&self, other: &Policy, calls: &[&str]) -> Result<Self, SeccompError> {
-        let mut policy = self.clone();
-        for call in calls {
-            let number = number_of(call)?;
-            policy.rules.insert(number, other.rules_of(number).to_vec());
-        }
-        Ok(policy)
-    }
-
     /// The rules of one call; none means that it is refused.
     pub(super) fn rules_of(&self, number: u32) -> &[Rule] {
         self.rules.get(&number).map_or(&[], Vec::as_slice)

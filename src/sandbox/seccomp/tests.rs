@@ -80,21 +80,8 @@ fn a_zygotes_filter_and_the_narrow_one_are_a_leafs_filter() {
 }
 
 #[test]
-fn a_blanks_two_filters_are_a_leafs_filter_and_the_first_misses_three_calls() {
-    let Filters { leaf, zygote, waiting, rest, .. } = Filters::builtin().unwrap();
-    let mut open = BTreeSet::new();
-    for call in (0..500).chain([0x4000_0000, 0x4000_0009, u32::MAX]).flat_map(calls_to) {
-        assert_eq!(run_all(&[&zygote, &waiting, &rest], call), run(&leaf, call), "{call:x?}");
-        if run_all(&[&zygote, &waiting], call) != run(&leaf, call) {
-            open.insert(call.number);
-        }
-    }
-    assert_eq!(open, TO_SPECIALIZE.map(number).into());
-}
-
-#[test]
 fn a_foreign_architecture_kills_the_process_under_both_filters() {
-    let Filters { leaf, zygote, narrow, installer, .. } = Filters::builtin().unwrap();
+    let Filters { leaf, zygote, narrow, installer } = Filters::builtin().unwrap();
     for arch in [0x4000_0003, 0xC000_00B7] {
         let call = Call { arch, ..Call::new(0, [0; 6]) };
         for answer in [run(&leaf, call), run(&installer, call), run_all(&[&zygote, &narrow], call)] {
@@ -105,7 +92,7 @@ fn a_foreign_architecture_kills_the_process_under_both_filters() {
 
 #[test]
 fn a_number_that_nobody_knows_is_answered_as_by_an_older_kernel() {
-    let Filters { leaf, zygote, narrow, installer, .. } = Filters::builtin().unwrap();
+    let Filters { leaf, zygote, narrow, installer } = Filters::builtin().unwrap();
     for number in [451, 452, 1000, 0x4000_0000, u32::MAX] {
         let call = Call::new(number, [0; 6]);
         for answer in [run(&leaf, call), run(&installer, call), run_all(&[&zygote, &narrow], call)] {
@@ -192,7 +179,7 @@ fn a_leafs_arguments_are_looked_at() {
 /// The longer it is, the longer the kernel checks, translates and copies it.
 #[test]
 fn the_filter_that_every_cold_start_installs_is_short() {
-    let Filters { narrow, leaf, zygote, installer, .. } = Filters::builtin().unwrap();
+    let Filters { narrow, leaf, zygote, installer } = Filters::builtin().unwrap();
     println!(
         "narrow {} leaf {} zygote {} installer {}",
         narrow.len(),

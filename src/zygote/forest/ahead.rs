@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::Forest;
 use super::entry::{Entry, Tree};
-use crate::sandbox::{Limits, PACKAGES, open_sealed};
+use crate::sandbox::{HANDLER, Limits, PACKAGES, Placed, open_sealed};
 use crate::zygote::blanks::{COLD_AFTER, Demand, Marks, marks};
 use crate::zygote::prefault::{Circumstances, worthwhile};
 use crate::zygote::{Leaf, ZygoteError};
@@ -160,18 +160,17 @@ impl Forest {
         let forked = begun.elapsed();
         let known = if self.parts.prefault { zygote.working_set().prefault() } else { None };
         let known = self.worth_populating(entry, known, missed, &limits).await;
-        let (mut targets, mut mounts) = (vec![PACKAGES.to_owned()], vec![view.open()?]);
+        let mut mounts = vec![Placed { target: PACKAGES, mount: view.open()? }];
         if let Some(own) = entry.snapshot() {
             // It can become no other function's.
-            targets.push("handler".to_owned());
-            mounts.push(open_sealed(&own.code)?);
+            mounts.push(Placed { target: HANDLER, mount: open_sealed(&own.code)? });
         }
+        leaf.sandbox().attach(&mounts)?;
         let message = Prepare {
-            targets,
             confinement: self.parts.sandboxes.confinement_of_blank(leaf.sandbox()),
             prefault: known.unwrap_or_default(),
         };
-        leaf.prepare(message, &mounts).await?;
+        leaf.prepare(message).await?;
         leaf.sandbox_mut().keep(view);
         self.refill(tree, entry);
         Ok(Some((leaf, forked)))

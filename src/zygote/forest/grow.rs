@@ -7,7 +7,7 @@ use hosier_zygote::wire::Imports;
 
 use super::entry::{Entry, Grown, Tree, choose, lost};
 use super::{Forest, paths};
-use crate::sandbox::{Order, Purpose, open_sealed};
+use crate::sandbox::{HANDLER, Order, Purpose, open_sealed};
 use crate::zygote::node::Zygote;
 use crate::zygote::snapshot::node_limits;
 use crate::zygote::{Pins, ZygoteError};
@@ -184,7 +184,7 @@ impl Forest {
             Some(parent) => {
                 cell.show(self.view(&entry.closure)?)?;
                 if let Some(own) = own {
-                    cell.mount("handler", open_sealed(&own.code)?);
+                    cell.mount(HANDLER, open_sealed(&own.code)?);
                 }
                 let lost_parent = |error: &ZygoteError| {
                     entry.parent.as_ref().is_some_and(|above| lost(above, &parent, error))

@@ -43,13 +43,16 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use hosier_zygote::birth::{Pid1, Role};
-use hosier_zygote::wire::{GiveUp, Handler, Specialize};
+use hosier_zygote::wire::{Confinement, Handler};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::age::Ageing;
 use super::node::{self, Zygote};
 use super::{Leaf, Pin, Pins, Snapshot, Template, ZygoteError};
-use crate::sandbox::{Limits, Network, Order, PACKAGES, Program, Purpose, Sandboxes, View, open_sealed};
+use crate::sandbox::{
+    HANDLER, Limits, Network, Order, PACKAGES, Placed, Program, Purpose, SandboxError, Sandboxes, Spares,
+    View,
+};
 use crate::stats::Stats;
 pub use ahead::OnPath;
 use ahead::{Busy, janitor};
@@ -141,6 +144,8 @@ pub struct Forest {
     parts: ForestParts,
     trees: tokio::sync::Mutex<HashMap<Network, Arc<Tree>>>,
     views: Mutex<HashMap<Pins, Weak<View>>>,
+    /// Code for next starts.
+    code: Spares,
     next: AtomicU64,
     busy: Arc<Busy>,
     watch: Watch,
@@ -152,6 +157,7 @@ impl Forest {
             parts,
             trees: Default::default(),
             views: Mutex::default(),
+            code: Spares::default(),
             next: AtomicU64::new(1),
             busy: Arc::default(),
             watch: Watch::default(),
@@ -183,12 +189,10 @@ impl Forest {
             };
             let node = begun.elapsed();
             entry.blanks().started(Instant::now(), need.limits);
-            let (mut leaf, give_up, cgroup) = match self.ready_blank(&entry, need.limits) {
-                Some(leaf) => {
-                    (leaf, GiveUp::Rest { filter: self.parts.sandboxes.last_filter() }, Duration::ZERO)
-                }
+            let (mut leaf, confinement, cgroup) = match self.ready_blank(&entry, need.limits) {
+                Some(leaf) => (leaf, None, Duration::ZERO),
                 None => match self.fork_leaf(&tree, &zygote, need.limits, permit.take()).await {
-                    Ok(forked) => forked,
+                    Ok((leaf, confinement, cgroup)) => (leaf, Some(confinement), cgroup),
                     Err(error) if lost(&entry, &zygote, &error) => {
                         // The first went with its cell.
                         permit = Some(self.parts.sandboxes.wait_for_place(PLACE_BOUND).await?);
@@ -199,29 +203,29 @@ impl Forest {
                 },
             };
             let own = entry.snapshot().is_some();
-            let (mut targets, mut mounts) = (Vec::new(), Vec::new());
+            let mut mounts = Vec::new();
             // A blank of its own node has its code already,
             if !(own && leaf.was_blank()) {
-                targets.push("handler".to_owned());
-                mounts.push(open_sealed(need.code)?);
+                mounts.push(Placed { target: HANDLER, mount: self.code.take(need.code)? });
             }
-            // A blank has its node's packages already: mostly all that its function asks for.
+            // and any blank its node's packages: mostly all that its function asks for.
             if !leaf.was_blank() || entry.closure != *need.pins {
                 let view = self.view(need.pins)?;
-                targets.push(PACKAGES.to_owned());
-                mounts.push(view.open()?);
+                mounts.push(Placed { target: PACKAGES, mount: view.open()? });
                 leaf.sandbox_mut().keep(view);
+            }
+            if leaf.was_blank() {
+                match leaf.sandbox().attach(&mounts) {
+                    Ok(()) => mounts.clear(),
+                    // A blank that died while it waited costs no request.
+                    Err(SandboxError::Ended) => continue,
+                    Err(error) => return Err(error.into()),
+                }
             }
             // Nor does it need what its node has done with them.
             let (env, path) = if own { (&[][..], &Pins::new()) } else { (need.env, need.pins) };
             let handler = handler(env, path, need.function, need.file);
-            let message = Specialize { targets, give_up, handler };
-            match leaf.specialize(&message, &mounts).await {
-                Ok(()) => {}
-                // A blank that died while it waited costs no request.
-                Err(_) if leaf.was_blank() => continue,
-                Err(error) => return Err(leaf.last_word(error).await.into()),
-            }
+            leaf.specialize(confinement, handler, mounts)?;
             self.replenish(&tree, &entry);
             self.renew(&tree, &entry);
             self.replicate(&tree, &entry);
@@ -229,6 +233,11 @@ impl Forest {
             return Ok((leaf, Spent { on_path, node, cgroup, snapshot: own }));
         }
         Err(last.unwrap_or(ZygoteError::Died { node: 0 }))
+    }
+
+    /// Lays a function's code out for its next start, once a start is over.
+    pub fn lay_out(&self, function: &str, code: &Path) {
+        self.code.lay_out(function, code);
     }
 
     /// A leaf that stood ready, with these limits.
@@ -255,7 +264,7 @@ impl Forest {
         zygote: &Arc<Zygote>,
         limits: &Limits,
         permit: Option<OwnedSemaphorePermit>,
-    ) -> Result<(Leaf, GiveUp, Duration), ZygoteError> {
+    ) -> Result<(Leaf, Confinement, Duration), ZygoteError> {
         let begun = Instant::now();
         let cell = self.parts.sandboxes.cell(Order {
             purpose: Purpose::Leaf,
@@ -270,7 +279,7 @@ impl Forest {
         let confinement = self.parts.sandboxes.confinement(&cell, Purpose::Leaf);
         let cgroup = cell.cgroup_time;
         let started = self.fork(zygote, cell).await?;
-        Ok((Leaf::new(started, Some(Arc::clone(zygote)), begun), GiveUp::All(confinement), cgroup))
+        Ok((Leaf::new(started, Some(Arc::clone(zygote)), begun), confinement, cgroup))
     }
 
     /// In a task of its own: a fork must not be given up halfway.
@@ -300,7 +309,7 @@ impl Forest {
         });
         let mut cell = cell.await?;
         cell.show(view)?;
-        cell.mount("handler", open_sealed(need.code)?);
+        cell.mount(HANDLER, self.code.take(need.code)?);
         let spent = Spent {
             on_path: self.on_path(),
             node: Duration::ZERO,
@@ -314,14 +323,7 @@ impl Forest {
             env: &node::environment(),
         };
         let mut leaf = Leaf::new(sandboxes.spawn(cell, program, None).await?, None, begun);
-        let message = Specialize {
-            targets: Vec::new(),
-            give_up: GiveUp::Nothing,
-            handler: handler(need.env, need.pins, need.function, need.file),
-        };
-        if let Err(error) = leaf.specialize(&message, &[]).await {
-            return Err(leaf.last_word(error).await.into());
-        }
+        leaf.specialize(None, handler(need.env, need.pins, need.function, need.file), Vec::new())?;
         Ok((leaf, spent))
     }
 

@@ -144,8 +144,9 @@ impl Forest {
         Some(entry)
     }
 
-    /// Lets a function's snapshot nodes go, but for the version that is still served.
+    /// Lets a function's snapshot nodes and code go, but for the version that is still served.
     pub async fn forget(&self, function: &str, kept: Option<&str>) {
+        self.code.forget(function, kept);
         let goes = |entry: &Entry| {
             entry.owner().is_some_and(|owner| owner.function == function && Some(&*owner.version) != kept)
         };

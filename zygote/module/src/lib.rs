@@ -109,10 +109,20 @@ fn specialize(py: Python<'_>) -> Handler {
     (handler.file, handler.path, handler.env)
 }
 
-/// Waits for a request: (id, head, body).
+/// A request: (id, head, body).
+type Next<'py> = (u64, Bound<'py, PyBytes>, Bound<'py, PyBytes>);
+
+/// Waits for a request.
 #[pyfunction]
-fn next_request(py: Python<'_>) -> (u64, Bound<'_, PyBytes>, Bound<'_, PyBytes>) {
-    let invocation = py.detach(leaf::next);
+fn next_request(py: Python<'_>) -> Next<'_> {
+    next(py, || ())
+}
+
+fn next(py: Python<'_>, before: impl FnOnce() + Send) -> Next<'_> {
+    let invocation = py.detach(|| {
+        before();
+        leaf::next()
+    });
     (invocation.id, PyBytes::new(py, &invocation.head), PyBytes::new(py, &invocation.body))
 }
 
@@ -125,12 +135,14 @@ fn parse_head(head: &[u8]) -> PyResult<Head> {
     Ok((request.method, request.path, request.query, request.headers))
 }
 
-/// Answers a request; `times` are what importing and running cost, in µs, and `imported`
-/// the modules that this took.
+/// Answers a request, ends whatever it left running, and waits for the next; `times` are
+/// what importing and running cost, in µs, and `imported` the modules that this took.
+/// One call: back in Python nothing is to be done, and it would be done with cold caches
+/// while the worker may be waiting for this processor.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "an answer's parts, named in one place of Python")]
-fn answer(
-    py: Python<'_>,
+fn answer<'py>(
+    py: Python<'py>,
     id: u64,
     status: u16,
     headers: Vec<(String, String)>,
@@ -138,16 +150,13 @@ fn answer(
     times: (u32, u32),
     broken: bool,
     imported: Vec<String>,
-) {
+) -> Next<'py> {
     let (import_us, exec_us) = times;
-    let response = Response { status, headers, import_us, exec_us, broken, imported };
-    py.detach(|| leaf::answer(id, &response, body));
-}
-
-/// Ends whatever the request left running.
-#[pyfunction]
-fn reap(py: Python<'_>) {
-    py.detach(leaf::reap);
+    let response = Response { status, headers, specialized_ns: 0, import_us, exec_us, broken, imported };
+    next(py, || {
+        leaf::answer(id, response, body);
+        leaf::reap();
+    })
 }
 
 #[pymodule]
@@ -162,6 +171,5 @@ fn hosier_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(specialize, module)?)?;
     module.add_function(wrap_pyfunction!(next_request, module)?)?;
     module.add_function(wrap_pyfunction!(parse_head, module)?)?;
-    module.add_function(wrap_pyfunction!(answer, module)?)?;
-    module.add_function(wrap_pyfunction!(reap, module)?)
+    module.add_function(wrap_pyfunction!(answer, module)?)
 }

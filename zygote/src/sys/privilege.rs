@@ -43,22 +43,9 @@ pub fn bound_capabilities(keep: u64) -> Result<()> {
     Ok(())
 }
 
-/// Whether the permitted set survives a change of ids away from root.
-///
-/// # Errors
-/// As `prctl(2)`.
-pub fn keep_over_ids(on: bool) -> Result<()> {
-    // SAFETY: integers only.
-    let done = unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, libc::c_ulong::from(on), 0, 0, 0) };
-    check("prctl", done.into()).map(drop)
-}
-
 /// What a zygote needs of its user namespace: `SETGID`, `SETUID`, `SETPCAP`
 /// (to drop all of them in a leaf), `NET_ADMIN` (`lo`), `SYS_ADMIN` (mounts, namespaces).
 pub const ZYGOTE_CAPABILITIES: u64 = 1 << 6 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 21;
-
-/// What attaching a mount takes: `SYS_ADMIN`.
-pub const ATTACH_CAPABILITY: u64 = 1 << 21;
 
 /// Reduces the effective and permitted sets to the mask `keep`; empties the
 /// inheritable and ambient ones.
@@ -69,14 +56,6 @@ pub fn keep_capabilities(keep: u64) -> Result<()> {
     // SAFETY: integers only; ambient capabilities go first, as each needs the other sets.
     let done = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
     check("prctl", done.into())?;
-    set_capabilities(keep)
-}
-
-/// As [`keep_capabilities`] where the ambient set is empty already.
-///
-/// # Errors
-/// As `capset(2)`.
-pub fn set_capabilities(keep: u64) -> Result<()> {
     let header = [CAPABILITY_VERSION_3, 0];
     let (low, high) = (keep as u32, (keep >> 32) as u32);
     let sets = [low, low, 0, high, high, 0];
