@@ -21,6 +21,7 @@ def main(freeze, solidify):
     # Collections write to every object's header, and written pages are no
     # longer shared. Leaves switch it on again.
     gc.disable()
+    hosier_leaf.rehearse()
     imports = ([], [], freeze, None, solidify)
     while imports is not None:
         *what, solidify = imports
