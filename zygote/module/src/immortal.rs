@@ -23,8 +23,7 @@ const LOW: usize = if cfg!(target_endian = "big") { 1 } else { 0 };
 
 /// Of `types`. Not bound methods: they hold an instance.
 const FUNCTIONS: [&str; 1] = ["FunctionType"];
-const DESCRIPTORS: [&str; 6] = [
-    "BuiltinFunctionType",
+const DESCRIPTORS: [&str; 5] = [
     "GetSetDescriptorType",
     "MemberDescriptorType",
     "WrapperDescriptorType",
@@ -53,8 +52,9 @@ enum Kind {
     Atom,
     Container,
     Code,
-    /// Function of C, descriptor.
-    Callable,
+    /// Function of C: immortal where it is a module's or a class's, for others hold an instance.
+    Builtin,
+    Descriptor,
     /// Module, function: its dicts are namespaces.
     Holder,
     Type,
@@ -62,7 +62,7 @@ enum Kind {
 
 impl Kind {
     fn begins(self) -> bool {
-        matches!(self, Self::Callable | Self::Holder | Self::Type)
+        matches!(self, Self::Builtin | Self::Descriptor | Self::Holder | Self::Type)
     }
 }
 
@@ -119,7 +119,7 @@ pub fn immortalize(py: Python<'_>) -> PyResult<usize> {
     };
     for object in &objects {
         let kind = walk.kind(object.as_ptr());
-        if kind.begins() {
+        if kind.begins() && walk.may(object.as_ptr(), kind) {
             walk.make(object.as_ptr());
             walk.look_into(object.as_ptr(), kind);
         }
@@ -164,10 +164,11 @@ fn kinds(py: Python<'_>) -> PyResult<Kinds> {
     };
     let (types, builtins) = (py.import("types")?, py.import("builtins")?);
     add(&types, &FUNCTIONS, Kind::Holder)?;
-    add(&types, &DESCRIPTORS, Kind::Callable)?;
+    add(&types, &["BuiltinFunctionType"], Kind::Builtin)?;
+    add(&types, &DESCRIPTORS, Kind::Descriptor)?;
     add(&types, &["CodeType"], Kind::Code)?;
     add(&types, &["CellType"], Kind::Container)?;
-    add(&builtins, &WRAPPERS, Kind::Callable)?;
+    add(&builtins, &WRAPPERS, Kind::Descriptor)?;
     add(&builtins, &CONTAINERS, Kind::Container)?;
     add(&builtins, &ATOMS, Kind::Atom)?;
     add(&builtins, &["dict"], Kind::Dict)?;
@@ -205,6 +206,15 @@ impl<'py> Walk<'py> {
         kind
     }
 
+    fn may(&mut self, object: *mut ffi::PyObject, kind: Kind) -> bool {
+        if kind != Kind::Builtin {
+            return true;
+        }
+        // SAFETY: it is a function of C; what it is bound to is borrowed, or null.
+        let owner = unsafe { ffi::PyCFunction_GetSelf(object) };
+        owner.is_null() || matches!(self.kind(owner), Kind::Holder | Kind::Type)
+    }
+
     /// Runs inside traversals: it must run no code of Python's.
     fn meet(&mut self, object: *mut ffi::PyObject) {
         let known = is_immortal(count(object));
@@ -212,6 +222,7 @@ impl<'py> Walk<'py> {
         let heap = kind != Kind::Type || is_of_heap(object);
         let wanted = match kind {
             Kind::Other => false,
+            Kind::Builtin => !known && self.may(object, kind),
             Kind::Dict => self.in_holder && !known,
             _ if !heap => self.statics.insert(object),
             _ => !known,
