@@ -26,8 +26,6 @@ use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 use support::Worker;
 
-/// Where immortal objects begin: 3.12.
-const FIRST_MINOR: u32 = 12;
 /// More than any count that was counted.
 const IMMORTAL: i64 = 1 << 31;
 
@@ -38,11 +36,6 @@ const HANDLER: &str = "import sys\nimport numpy\ndef f(event):\n    values = num
     return [round(total), sys.getrefcount(numpy), int(rollup.split('Private_Dirty:')[1].split()[0])]\n";
 const ROUNDED: i64 = 508;
 const CONFIG: &str = "reuse-sandbox: false\nlimits: {mem_mb: 300}\n";
-
-fn has_immortals(python: &Interpreter) -> bool {
-    let minor = python.version.split('.').nth(1).and_then(|minor| minor.parse().ok());
-    minor.is_some_and(|minor: u32| minor >= FIRST_MINOR)
-}
 
 fn kept(python: &Interpreter) -> Value {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
@@ -70,7 +63,7 @@ fn what_an_interpreter_is_made_of_is_immortal_and_data_is_not() {
         println!("CPython {version}: {} objects", said["made"]);
         assert_eq!(said["data"], json!([]), "CPython {version}");
         assert_eq!(said["again"], 0, "CPython {version}: what is immortal is not made so again");
-        if has_immortals(&python) {
+        if python.has_immortals() {
             assert_eq!((&said["missing"], &said["before"]), (&json!([]), &json!([])), "CPython {version}");
             assert!(said["made"].as_u64().unwrap() > 5000, "CPython {version}: {said}");
         } else {
@@ -79,7 +72,7 @@ fn what_an_interpreter_is_made_of_is_immortal_and_data_is_not() {
         let gone =
             json!(["alone", "of a dict", "of a list", "of a method's dict", "of a set", "of an instance"]);
         assert_eq!(said["drops"], gone, "CPython {version}: data go when their last name does");
-        let kept = has_immortals(&python);
+        let kept = python.has_immortals();
         let collected = json!([["of a cycle"], 0, "a constant of Owner", kept]);
         assert_eq!(said["collects"], collected, "CPython {version}");
         let changed = json!(["made when imported!", 3, 2, "goneam", ["b", "d"], "Owner"]);
@@ -132,8 +125,8 @@ fn below_usr(python: &Interpreter, place: &Path) -> PathBuf {
 #[test]
 fn a_leaf_writes_fewer_pages_where_its_nodes_objects_are_immortal() {
     let (found, _) = interpreters::find();
-    let Some(python) = found.iter().rev().find(|python| has_immortals(python)) else {
-        println!("skipped: no CPython from 3.{FIRST_MINOR} on is found");
+    let Some(python) = found.iter().rev().find(|python| python.has_immortals()) else {
+        println!("skipped: no CPython from 3.12 on is found");
         return;
     };
     let place = tempfile::Builder::new().prefix("usr-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -155,7 +148,7 @@ fn a_leaf_writes_fewer_pages_where_its_nodes_objects_are_immortal() {
 #[test]
 fn on_an_older_python_nothing_changes() {
     let python = Interpreter::at(Path::new(SYSTEM)).unwrap();
-    if has_immortals(&python) {
+    if python.has_immortals() {
         println!("skipped: {SYSTEM} is CPython {}", python.version);
         return;
     }

@@ -96,6 +96,12 @@ fn verify(python: &Interpreter, packages: &[(&str, &str)]) -> Vec<String> {
     let mut wrong = Vec::new();
     for (name, import) in packages {
         match compare(&python.path, &place.path().join("files"), import) {
+            Ok(solid) if (solid["immortal"] == 0) == python.has_immortals() => {
+                wrong.push(format!(
+                    "CPython {} {name}: {} objects are immortal",
+                    python.version, solid["immortal"]
+                ));
+            }
             Ok(solid) => println!(
                 "CPython {} {name}: {FORKS} forks the same; {} immortal objects, {} mappings, {} KiB moved, {} left",
                 python.version,
