@@ -20,11 +20,12 @@ use support::worker::Worker;
 use support::workers::{beside, home};
 
 /// What is switched off: its name, the options, and whether a forked start has it at all.
-const SWITCHES: [(&str, &str, bool); 15] = [
+const SWITCHES: [(&str, &str, bool); 16] = [
     ("everything on", "", true),
     ("zygote.blanks", "zygote.blanks=0", false),
     ("zygote.prefault", "zygote.prefault=false", false),
     ("zygote.solidify", "zygote.solidify=false", true),
+    ("zygote.immortal", "zygote.immortal=false", true),
     ("zygote.gc_freeze", "zygote.gc_freeze=false", true),
     ("zygote.replicas", "zygote.replicas=1", true),
     ("sandbox.cgroup_pool", "sandbox.cgroup_pool=0", true),

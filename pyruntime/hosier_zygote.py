@@ -17,12 +17,12 @@ import hosier_snapshot
 import hosier_unique
 
 
-def main(freeze, solidify):
+def main(immortal, freeze, solidify):
     # Collections write to every object's header, and written pages are no
     # longer shared. Leaves switch it on again.
     gc.disable()
     hosier_leaf.rehearse()
-    imports = ([], [], freeze, None, solidify)
+    imports = ([], [], immortal, freeze, None, solidify)
     while imports is not None:
         *what, solidify = imports
         imports = hosier_native.serve_forks(*become(*what), solidify)
@@ -30,7 +30,7 @@ def main(freeze, solidify):
     hosier_leaf.main()
 
 
-def become(path, modules, freeze, handler):
+def become(path, modules, immortal, freeze, handler):
     """Imports what this node is for; what came of it. A handler makes it the node of
     one function."""
     # Ours stays last: a package may have a module of one of our names.
@@ -47,9 +47,10 @@ def become(path, modules, freeze, handler):
     took = (time.perf_counter_ns() - start) // 1000
     hosier_unique.forget()
     gc.collect()
+    made = hosier_native.immortalize() if immortal else 0
     if freeze:
         gc.freeze()
-    return took, loaded(), failed[:100], unfit
+    return took, loaded(), failed[:100], unfit, made
 
 
 def loaded():

@@ -207,7 +207,7 @@ fn leaves(worker: &Worker) -> Vec<i32> {
 #[test]
 fn with_every_mechanism_off_functions_still_answer() {
     let off = "zygote.blanks=0,zygote.solidify=false,zygote.prefault=false,zygote.snapshot=false,zygote.learn=false,\
-        zygote.gc_freeze=false,zygote.replicas=1,zygote.max_forks=0,zygote.max_age_s=0,sandbox.cgroup_pool=0,\
+        zygote.immortal=false,zygote.gc_freeze=false,zygote.replicas=1,zygote.max_forks=0,zygote.max_age_s=0,sandbox.cgroup_pool=0,\
         sandbox.netns_pool=0,sandbox.rootfs=rw,sandbox.namespaces.ipc=false,sandbox.namespaces.uts=false,\
         sandbox.namespaces.cgroup=false,sandbox.namespaces.net=false";
     let mut worker = Worker::new();

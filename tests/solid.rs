@@ -1,10 +1,10 @@
-//! Solidify on real interpreters and packages: what a process computes must not
-//! depend on it, in the process or in the children that it forks. Packages are PyPI's,
+//! Solidify, and immortal objects, on real interpreters and packages: what a process computes must
+//! not depend on either, in the process or in the children that it forks. Packages are PyPI's,
 //! into a directory that goes with the test.
 //!
 //! ```text
 //! python3 process.py … plain ──▶ what each package comes to ─┐ the same?
-//! python3 process.py … solid ──▶ solidify, 200 × (fork, use, exit), use, exit
+//! python3 process.py … solid ──▶ immortalize, solidify, 200 × (fork, use, exit), use, exit
 //! ```
 //!
 //! `make test` takes the machine's own Python and four packages; `make soak` all
@@ -96,9 +96,16 @@ fn verify(python: &Interpreter, packages: &[(&str, &str)]) -> Vec<String> {
     let mut wrong = Vec::new();
     for (name, import) in packages {
         match compare(&python.path, &place.path().join("files"), import) {
+            Ok(solid) if (solid["immortal"] == 0) == python.has_immortals() => {
+                wrong.push(format!(
+                    "CPython {} {name}: {} objects are immortal",
+                    python.version, solid["immortal"]
+                ));
+            }
             Ok(solid) => println!(
-                "CPython {} {name}: {FORKS} forks the same; {} mappings, {} KiB moved, {} left",
+                "CPython {} {name}: {FORKS} forks the same; {} immortal objects, {} mappings, {} KiB moved, {} left",
                 python.version,
+                solid["immortal"],
                 solid["moved"],
                 solid["bytes"].as_u64().unwrap_or(0) / 1024,
                 solid["left"]

@@ -123,6 +123,7 @@ async fn work(
         max_nodes: settings.zygote.max_nodes.min(settings.sandbox.max_sandboxes / 2 + 1).max(1),
         ageing: Ageing { max_forks: settings.zygote.max_forks, max_age: settings.zygote.max_age },
         learn: settings.zygote.learn,
+        immortal: settings.zygote.immortal,
         gc_freeze: settings.zygote.gc_freeze,
         solidify: settings.zygote.solidify,
         blanks: settings.zygote.blanks,

@@ -124,6 +124,7 @@ pub struct ZygoteSettings {
     /// None: never too old.
     pub max_age: Option<Duration>,
     pub learn: bool,
+    pub immortal: bool,
     pub gc_freeze: bool,
     pub solidify: bool,
     pub blanks: usize,
@@ -225,6 +226,7 @@ impl Settings {
                 max_forks: u64::from(raw.zygote.max_forks),
                 max_age: Some(s(raw.zygote.max_age_s)).filter(|age| !age.is_zero()),
                 learn: raw.zygote.learn,
+                immortal: raw.zygote.immortal,
                 gc_freeze: raw.zygote.gc_freeze,
                 solidify: raw.zygote.solidify,
                 blanks: raw.zygote.blanks as usize,

@@ -93,6 +93,7 @@ section!(RawZygote {
     max_forks: u32 = 100_000,
     max_age_s: u64 = 86_400,
     learn: bool = true,
+    immortal: bool = true,
     gc_freeze: bool = true,
     solidify: bool = true,
     blanks: u32 = 4,

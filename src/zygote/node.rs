@@ -74,8 +74,8 @@ pub(super) fn boot_script(then: &str) -> String {
 /// What a root zygote's interpreter runs.
 fn boot(imports: &Imports) -> String {
     let python = |on| if on { "True" } else { "False" };
-    let (freeze, solidify) = (python(imports.gc_freeze), python(imports.solidify));
-    boot_script(&format!("import hosier_zygote as z; z.main({freeze}, {solidify})"))
+    let [immortal, freeze, solidify] = [imports.immortal, imports.gc_freeze, imports.solidify].map(python);
+    boot_script(&format!("import hosier_zygote as z; z.main({immortal}, {freeze}, {solidify})"))
 }
 
 impl Zygote {

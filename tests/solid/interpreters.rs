@@ -9,6 +9,9 @@ pub const SYSTEM: &str = "/usr/bin/python3";
 /// What Hosier serves.
 const VERSIONS: [&str; 5] = ["3.9", "3.10", "3.11", "3.12", "3.13"];
 
+/// 3.12.
+const FIRST_WITH_IMMORTALS: u32 = 12;
+
 /// An interpreter that runs.
 pub struct Interpreter {
     pub path: PathBuf,
@@ -31,6 +34,12 @@ impl Interpreter {
     /// `3.11`.
     fn minor(&self) -> &str {
         self.version.rsplit_once('.').map_or(&self.version, |(minor, _)| minor)
+    }
+
+    /// Whether it has immortal objects (PEP 683).
+    pub fn has_immortals(&self) -> bool {
+        let minor = self.minor().split_once('.').and_then(|(_, minor)| minor.parse().ok());
+        minor.is_some_and(|minor: u32| minor >= FIRST_WITH_IMMORTALS)
     }
 
     /// Installs these, with what they need and as `constraints` pin them, to `place/files`.

@@ -1,7 +1,7 @@
 """One process that imports packages as a node does, and then does what a node and its leaves do.
 
     plain   use
-    solid   solidify, fork N times: (use, exit), use, exit
+    solid   immortalize, solidify, fork N times: (use, exit), use, exit
 
 Arguments: the module's file, where the packages are, plain or solid, how many forks, packages. A solid one
 reads from stdin what a plain one said. Prints one line of JSON.
@@ -26,10 +26,12 @@ def main():
     for name in names:
         for imported in IMPORTS.get(name, name).split():
             __import__(imported)
+    said = {"threads": len(os.listdir("/proc/self/task"))}
     gc.collect()
+    if mode == "solid":
+        said["immortal"] = native.immortalize()
     gc.freeze()
     gc.disable()
-    said = {"threads": len(os.listdir("/proc/self/task"))}
     finish = UNFINISHED.isdisjoint(names)
     if mode == "solid":
         said["moved"], said["left"], said["bytes"] = native.solidify_now()

@@ -4,6 +4,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use hosier_zygote::wire::{self, FromZygote, Ready};
+
 use crate::site::{ONE_SHOT, SIX, ask, before, fixture, fixture_of, node, nodes, probe, probe_with, site};
 
 #[test]
@@ -120,7 +122,7 @@ fn a_leaf_that_plays_zygote_ends_alone() {
     worker.up(&[]);
     before(&worker, "good", &["six"]);
     // What a zygote says first is half a frame of a leaf; then it waits for orders that never come.
-    for (play, status) in [("serve_forks(0, [], [], None, False)", 504), ("born()", 502)] {
+    for (play, status) in [("serve_forks(0, [], [], None, 0, False)", 504), ("born()", 502)] {
         let event = serde_json::json!({ "x": format!("__import__('hosier_native').{play}") });
         let answer = worker.call("plays", &event.to_string());
         assert_eq!(
@@ -138,7 +140,7 @@ fn a_leaf_that_plays_zygote_ends_alone() {
 const NAMES_THE_WORKER: &str = r"
 import socket, struct
 control = socket.socket(fileno=3)
-control.send(bytes([0, 0, 0, 0, 1, 0, 0]))  # Ready, of one thread
+control.send(bytes(READY))
 while control.recvmsg(1 << 17, 4096)[0]:
     worker = control.getsockopt(socket.SOL_SOCKET, 77)  # SO_PEERPIDFD
     control.sendmsg([bytes([1])], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack('i', worker))])
@@ -147,7 +149,9 @@ while control.recvmsg(1 << 17, 4096)[0]:
 #[test]
 fn a_zygote_that_names_another_process_as_its_child_has_nobody_killed() {
     let mut worker = site(None);
-    probe_with(&worker, "evil", &[&fixture("namestheworker", NAMES_THE_WORKER)], ONE_SHOT);
+    let ready = wire::encode(&FromZygote::Ready(Ready { threads: 1, ..Ready::default() }));
+    let code = NAMES_THE_WORKER.replace("READY", &format!("{ready:?}"));
+    probe_with(&worker, "evil", &[&fixture("namestheworker", &code)], ONE_SHOT);
     probe(&worker, "good", &[SIX]);
     worker.up(&[]);
     let pid = worker.pid();
@@ -156,7 +160,10 @@ fn a_zygote_that_names_another_process_as_its_child_has_nobody_killed() {
         assert_eq!(before(&worker, "evil", &["namestheworker"]), [] as [&str; 0]);
     }
     let state = node(&worker, "namestheworker==1.0").state;
-    assert!(state.starts_with("unfit: ") && state.contains("said what it must not"), "{state}");
+    assert!(
+        state.starts_with("unfit: ") && state.contains("said what it must not") && state.contains("it died"),
+        "{state}"
+    );
     assert_eq!(before(&worker, "good", &["six"]), ["six"]);
     assert_eq!(worker.pid(), pid);
     worker.down();

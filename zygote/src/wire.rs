@@ -153,6 +153,8 @@ pub struct Imports {
     pub path: Vec<String>,
     /// Modules to import, in order.
     pub modules: Vec<String>,
+    /// Objects are made immortal, where the interpreter has such.
+    pub immortal: bool,
     pub gc_freeze: bool,
     /// See [`crate::solidify`].
     pub solidify: bool,
@@ -201,6 +203,8 @@ pub struct Ready {
     pub failed: Vec<(String, String)>,
     /// Why it must not fork, where it knows that itself: its own handler failed it.
     pub unfit: Option<String>,
+    /// Objects that it made immortal.
+    pub immortal: u64,
     /// Threads after the imports; more than one makes the node unfit.
     pub threads: u32,
     /// What solidifying did, if it was asked for and worked.

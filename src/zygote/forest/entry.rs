@@ -218,6 +218,9 @@ pub(super) fn draw(
             text.push_str(&format!(" replicas={}", state.replicas.len()));
         }
         if let Some(zygote) = &state.zygote {
+            if zygote.ready.immortal > 0 {
+                text.push_str(&format!(" immortal={} objects", zygote.ready.immortal));
+            }
             match (&zygote.ready.solid, &zygote.ready.not_solid) {
                 (Some(solid), _) => text.push_str(&format!(
                     " solid={} KiB in {} mappings, {} left",

@@ -170,6 +170,7 @@ impl Forest {
         let imports = Imports {
             path: paths(&entry.closure),
             modules: entry.own.iter().flat_map(|pin| parts.packages.modules(pin)).chain(learned).collect(),
+            immortal: parts.immortal,
             gc_freeze: parts.gc_freeze,
             solidify: parts.solidify,
             private: own.is_some(),

@@ -96,6 +96,7 @@ pub struct ForestParts {
     pub max_nodes: usize,
     /// How long a node serves.
     pub ageing: Ageing,
+    pub immortal: bool,
     pub gc_freeze: bool,
     pub solidify: bool,
     /// Blanks that one node keeps, at most; 0 is off.

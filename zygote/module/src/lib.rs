@@ -3,11 +3,13 @@
 
 #![allow(unsafe_code)]
 
+mod immortal;
+
 use hosier_zygote::leaf;
 use hosier_zygote::serve::{self, Interpreter, Role};
 use hosier_zygote::solidify;
 use hosier_zygote::sys::process::{CloneOptions, Forked, fork_into};
-use hosier_zygote::wire::{Ready, Response, Snapshot};
+use hosier_zygote::wire::{Imports, Ready, Response, Snapshot};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -41,9 +43,9 @@ impl Interpreter for CPython {
 /// A function's handler: (file, env, warm-up event).
 type ToPrepare = Option<(String, Vec<(String, String)>, Option<String>)>;
 
-/// What a child of `serve_forks` has to import: (path, modules, gc_freeze, handler,
+/// What a child of `serve_forks` has to import: (path, modules, immortal, gc_freeze, handler,
 /// solidify); `None` in a leaf.
-type ToImport = Option<(Vec<String>, Vec<String>, bool, ToPrepare, bool)>;
+type ToImport = Option<(Vec<String>, Vec<String>, bool, bool, ToPrepare, bool)>;
 
 /// Tells the worker what the imports came to, and serves forks; returns in children only.
 #[pyfunction]
@@ -53,15 +55,17 @@ fn serve_forks(
     loaded: Vec<String>,
     failed: Vec<(String, String)>,
     unfit: Option<String>,
+    immortal: u64,
     solidify: bool,
 ) -> ToImport {
-    let ready = Ready { import_us, loaded, failed, unfit, ..Ready::default() };
+    let ready = Ready { import_us, loaded, failed, unfit, immortal, ..Ready::default() };
     let (imports, own) = match serve::serve(&CPython, ready, solidify) {
         Role::Leaf => return None,
         Role::Zygote(imports, own) => (imports, own),
     };
     let handler = own.map(|Snapshot { file, env, warmup }| (file, env, warmup));
-    Some((imports.path, imports.modules, imports.gc_freeze, handler, imports.solidify))
+    let Imports { path, modules, immortal, gc_freeze, solidify, .. } = imports;
+    Some((path, modules, immortal, gc_freeze, handler, solidify))
 }
 
 /// What `serve_forks` does once before its first fork: (mappings moved, left alone, bytes).
@@ -165,6 +169,7 @@ fn hosier_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("MAX_BODY", hosier_zygote::wire::MAX_BODY)?;
     module.add("MAX_HEAD", hosier_zygote::wire::MAX_HEAD)?;
     module.add_function(wrap_pyfunction!(serve_forks, module)?)?;
+    module.add_function(wrap_pyfunction!(immortal::immortalize, module)?)?;
     module.add_function(wrap_pyfunction!(solidify_now, module)?)?;
     module.add_function(wrap_pyfunction!(fork_now, module)?)?;
     module.add_function(wrap_pyfunction!(born, module)?)?;
