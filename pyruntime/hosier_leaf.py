@@ -22,7 +22,9 @@ PACKAGES = "/packages/"
 # How many are looked at.
 NEW_MODULES = 256
 REHEARSALS = 20
-# What the worker gives every function; it still has the last word.
+# The entry file of most functions.
+USUAL = "f.py"
+# What every function has; the worker adds to it and has the last word.
 COMMON = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "HOME": "/tmp",
@@ -44,13 +46,13 @@ snapshot = None
 def main():
     """Never returns: the process ends when the worker hangs up."""
     leave_the_zygote()
-    usual = new_module("f.py")
+    usual = new_module(USUAL)
     inherited = len(sys.modules)
-    file, path, env = native.specialize()
+    file, path, env, content = native.specialize(None if snapshot else (USUAL, usual.__cached__))
     specialized = time.perf_counter_ns()
     if snapshot is None:
         settle(path, env)
-        handler, broken = load(usual if file == "f.py" else new_module(file))
+        handler, broken = load(usual if file == USUAL else new_module(file), content)
     else:
         handler, broken = snapshot.restore()
     end_if_child(broken is None)
@@ -75,12 +77,13 @@ def rehearse():
     code that ran some times into a faster form (PEP 659), and every leaf inherits it."""
     path, inherited = list(sys.path), len(sys.modules)
     for _ in range(REHEARSALS):
-        settle([], list(COMMON.items()))
-        bytecode(__file__)
+        settle([], [("HOSIER_FUNCTION", "")])
+        unmarshal(read(__file__))
         call(lambda event: event, b"{}")
         flush()
         imported_since(inherited)
     sys.path[:] = path
+    del os.environ["HOSIER_FUNCTION"]
     gc.disable()
 
 
@@ -105,8 +108,7 @@ def usual_surroundings():
 def settle(path, env):
     """Makes this process the function's own: its environment, its path."""
     for key, value in env:
-        if COMMON.get(key) != value:
-            os.environ[key] = value
+        os.environ[key] = value
         if key == "TZ":
             time.tzset()  # the C library has read it already
     allow_threads([(key, value) for key, value in env if key in THREADS])
@@ -141,27 +143,32 @@ def new_module(file):
     return module
 
 
-def load(module):
-    """The handler, or the text that says why there is none."""
+def load(module, content=None):
+    """The handler, or the text that says why there is none. `content` is its bytecode's file,
+    if that was read already."""
     try:
         sys.modules[module.__name__] = module
-        exec(bytecode(module.__cached__) or module.__loader__.get_code(module.__name__), module.__dict__)
+        code = unmarshal(content or read(module.__cached__))
+        exec(code or module.__loader__.get_code(module.__name__), module.__dict__)
         return entry_point(module), None
     except BaseException:
         return None, format_exc()
 
 
-def bytecode(cached):
-    """The code that was compiled when the function was stored, if it is this interpreter's
-    and never to be checked against its source. The loader would look at the source first."""
+def read(path):
     try:
-        file = os.open(cached, os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return None
+        return b""
     try:
-        content = os.read(file, os.fstat(file).st_size)
+        return os.read(file, os.fstat(file).st_size)
     finally:
         os.close(file)
+
+
+def unmarshal(content):
+    """The code that was compiled when the function was stored, if it is this interpreter's
+    and never to be checked against its source. The loader would look at the source first."""
     unchecked = content[:8] == loading.MAGIC_NUMBER + b"\1\0\0\0"
     return marshal.loads(memoryview(content)[16:]) if unchecked else None
 

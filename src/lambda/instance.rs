@@ -171,7 +171,7 @@ impl Task {
         if left.spent.is_some() {
             self.shared.forest.lay_out(self.version.name.as_str(), &self.version.dir);
         }
-        drop(left);
+        left.let_go();
     }
 
     async fn answer(
@@ -207,23 +207,16 @@ impl Task {
             }
         };
         steps::served_by(&leaf, start);
-        let mut observer = None;
         if let Some(spent) = &spent {
             break_down(&mut timings, &leaf, spent, &reply);
             self.shared.forest.learn(&leaf, &reply.response.imported);
-            observer = self.shared.forest.observer(&leaf);
+            left.observer = self.shared.forest.observer(&leaf);
         }
         let exec = Duration::from_micros(reply.response.exec_us.into());
         timings.0.push(("exec", exec));
         if self.version.declared.config.reuse_sandbox && !reply.response.broken {
             let entry = self.shared.idle.enter(self.id);
             self.state = State::Idle { leaf, entry, since: Instant::now() };
-            observer.map(tokio::task::spawn_blocking);
-        } else if let Some(observer) = observer {
-            tokio::task::spawn_blocking(move || {
-                observer();
-                drop(leaf);
-            });
         } else {
             left.leaf = Some(leaf);
         }
@@ -328,6 +321,20 @@ impl Task {
 struct Left {
     leaf: Option<Box<Leaf>>,
     spent: Option<Spent>,
+    /// Looks at the leaf, which must still be there.
+    observer: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Left {
+    fn let_go(self) {
+        if let Some(observer) = self.observer {
+            let leaf = self.leaf;
+            tokio::task::spawn_blocking(move || {
+                observer();
+                drop(leaf);
+            });
+        }
+    }
 }
 
 enum Event {
@@ -373,25 +380,14 @@ fn snapshot(
     })
 }
 
-/// A leaf's whole environment: nothing of the worker's, then the function's own.
+/// What a leaf's environment has beyond what every leaf's has: nothing of the worker's.
 fn environment(version: &Version, limits: &Limits) -> Vec<(String, String)> {
-    let fixed = [
-        ("PATH", "/usr/local/bin:/usr/bin:/bin"),
-        ("HOME", "/tmp"),
-        ("TMPDIR", "/tmp"),
-        ("LANG", "C.UTF-8"),
-        ("USER", "sandbox"),
-        ("LOGNAME", "sandbox"),
-        ("HOSIER_FUNCTION", version.name.as_str()),
-    ];
-    let own = version.declared.config.environment.iter();
-    let mut env: Vec<(String, String)> =
-        fixed.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let mut env = vec![("HOSIER_FUNCTION".to_owned(), version.name.to_string())];
     // One is what every leaf is born with; each variable that is set costs a start some pages.
     if limits.pool_threads() > 1 {
         env.extend(POOLS.map(|pool| (pool.to_owned(), limits.pool_threads().to_string())));
     }
-    for (key, value) in own {
+    for (key, value) in &version.declared.config.environment {
         env.retain(|(known, _)| known != key);
         env.push((key.clone(), value.clone()));
     }

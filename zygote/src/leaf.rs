@@ -7,7 +7,10 @@
 //! ```
 
 use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
@@ -52,6 +55,21 @@ pub fn specialize() -> Handler {
         Ok(Err(failure)) => fail(&process::borrow(SOCKET), failure),
         Err(_) => process::exit_now(0),
     }
+}
+
+/// A file's bytes, in three calls if it is small.
+///
+/// # Errors
+/// As `open(2)` and `read(2)`.
+pub fn read_code(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let mut bytes = vec![0; CHUNK];
+    let read = file.read(&mut bytes)?;
+    bytes.truncate(read);
+    if read == CHUNK {
+        file.read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
 }
 
 /// Waits for a request. Ends the process when the worker hangs up.

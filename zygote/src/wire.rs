@@ -264,7 +264,7 @@ pub struct Handler {
     pub file: String,
     /// Directories for `sys.path`.
     pub path: Vec<String>,
-    /// The whole environment.
+    /// The environment, beyond what every function's has.
     pub env: Vec<(String, String)>,
 }
 

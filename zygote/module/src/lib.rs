@@ -103,14 +103,21 @@ fn born() -> PyResult<()> {
     leaf::born_fresh().map_err(|error| PyOSError::new_err(error.to_string()))
 }
 
-/// What a function is made of: (file, path, env).
-type Handler = (String, Vec<String>, Vec<(String, String)>);
+/// What a function is made of: (file, path, env), and what its bytecode's file holds.
+type Handler<'py> = (String, Vec<String>, Vec<(String, String)>, Option<Bound<'py, PyBytes>>);
 
-/// Waits to become a leaf of one function.
+/// Waits to become a leaf of one function. If its entry file is `usual`'s first, the file
+/// that is its second is read along, with few calls.
 #[pyfunction]
-fn specialize(py: Python<'_>) -> Handler {
-    let handler = py.detach(leaf::specialize);
-    (handler.file, handler.path, handler.env)
+fn specialize<'py>(py: Python<'py>, usual: Option<(String, String)>) -> Handler<'py> {
+    let (handler, content) = py.detach(|| {
+        let handler = leaf::specialize();
+        let usual = usual.filter(|(file, _)| *file == handler.file);
+        let content = usual.and_then(|(_, path)| leaf::read_code(path.as_ref()).ok());
+        (handler, content)
+    });
+    let content = content.map(|bytes| PyBytes::new(py, &bytes));
+    (handler.file, handler.path, handler.env, content)
 }
 
 /// A request: (id, head, body).
