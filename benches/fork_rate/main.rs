@@ -6,6 +6,9 @@
 //! open     50, 80, 95 % of the most that the closed loop reached   solidify on
 //! fork     one start at a time, forked on the path                 solidify on, off, in turn
 //! ```
+//!
+//! The closed loop also says how much processor time a start takes, everywhere on the
+//! machine: what a start spends on its fork bounds what a cheaper fork can gain.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -62,6 +65,8 @@ struct Closed {
     /// Starts a second, one number a round.
     rate: [Samples; 2],
     took: [Samples; 2],
+    /// Processor time a start, one number a round.
+    busy: [Samples; 2],
 }
 
 impl Closed {
@@ -71,36 +76,54 @@ impl Closed {
 
     fn json(&self) -> Value {
         let [solid, plain] = [0, 1]
-            .map(|at| json!({ "starts_a_second": self.rate[at].median(), "took": self.took[at].json() }));
+            .map(|at| json!({ "starts_a_second": self.rate[at].median(), "took": self.took[at].json(), "busy": self.busy[at].json() }));
         json!({ "loop": "closed", "clients": self.clients, "solid": solid, "plain": plain, "ratio": self.ratio() })
     }
 }
 
 fn closed(workers: &[Worker; 2], names: &[String], rounds: usize) -> Vec<Closed> {
-    let mut rows =
-        CLIENTS.map(|clients| Closed { clients, rate: Default::default(), took: Default::default() });
+    let mut rows = CLIENTS.map(|clients| Closed {
+        clients,
+        rate: Default::default(),
+        took: Default::default(),
+        busy: Default::default(),
+    });
     for round in 0..rounds {
         for row in &mut rows {
             eprint!("\rclosed loop {}/{rounds}, {} clients ", round + 1, row.clients);
             for (at, worker) in workers.iter().enumerate() {
+                let before = busy();
                 let load = load::closed(worker.port, &names[..row.clients], LASTS);
+                row.busy[at].add_us((busy() - before).as_micros() as f64 / load.took.len().max(1) as f64);
                 row.rate[at].add_us(load.a_second);
                 row.took[at].extend(load.took);
             }
         }
     }
     println!(
-        "\n{:16}{:>10}{:>9}{:>9}{:>9}{:>10}{:>9}{:>9}",
-        "pandas, closed", "solid /s", "50", "99", "plain /s", "50", "99", "ratio"
+        "\n{:16}{:>10}{:>9}{:>9}{:>9}{:>10}{:>9}{:>9}{:>9}{:>9}",
+        "pandas, closed", "solid /s", "50", "99", "busy", "plain /s", "50", "99", "busy", "ratio"
     );
     for row in &rows {
         let [solid, plain] = [0, 1].map(|at| {
             let rate = number(row.rate[at].median(), 1);
-            format!("{rate:>10}{:>9}{:>9}", row.took[at].ms(50), row.took[at].ms(99))
+            format!(
+                "{rate:>10}{:>9}{:>9}{:>9}",
+                row.took[at].ms(50),
+                row.took[at].ms(99),
+                row.busy[at].ms(50)
+            )
         });
         println!("{:16}{solid}{plain}{:>8}", format!("{} clients", row.clients), number(row.ratio(), 2));
     }
     rows.into()
+}
+
+/// What all processors have worked since the machine started.
+fn busy() -> Duration {
+    let stat = procfs::KernelStats::current().expect("/proc/stat").total;
+    let ticks = stat.user + stat.nice + stat.system + stat.irq.unwrap_or(0) + stat.softirq.unwrap_or(0);
+    Duration::from_secs_f64(ticks as f64 / procfs::ticks_per_second() as f64)
 }
 
 /// The open loop at a part of the rate that was sustained.

@@ -6,8 +6,11 @@
 //!
 //! What a sandbox has not given up yet it could attach itself; one that has given up
 //! everything is visited. A visiting thread has a root and a working directory of its own:
-//! the others' stay where they are. Nothing is run and nothing is read in there, and the
-//! process that a visit is for has run nothing foreign yet.
+//! the others' stay where they are.
+//!
+//! Packages of a hostile node may have arranged what is in there, so nothing in there is
+//! run, read or believed: no link is followed (`move_mount` does not at its end, and the
+//! targets have one component), and the kernel attaches in the visited namespace alone.
 
 use std::cell::RefCell;
 use std::ffi::CString;

@@ -62,14 +62,14 @@ pub fn specialize() -> Handler {
 /// # Errors
 /// As `open(2)` and `read(2)`.
 pub fn read_code(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
-    let mut bytes = vec![0; CHUNK];
-    let read = file.read(&mut bytes)?;
-    bytes.truncate(read);
-    if read == CHUNK {
-        file.read_to_end(&mut bytes)?;
+    let (mut file, mut bytes, mut chunk) = (File::open(path)?, Vec::new(), [0; CHUNK]);
+    loop {
+        let read = file.read(&mut chunk)?;
+        bytes.extend_from_slice(&chunk[..read]);
+        if read < CHUNK {
+            return Ok(bytes);
+        }
     }
-    Ok(bytes)
 }
 
 /// Waits for a request. Ends the process when the worker hangs up.
