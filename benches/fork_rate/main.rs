@@ -15,6 +15,7 @@ mod support;
 
 use std::time::Duration;
 
+use procfs::CurrentSI;
 use serde_json::{Value, json};
 use support::QUIET;
 use support::client::Client;
