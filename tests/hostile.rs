@@ -586,3 +586,20 @@ fn an_import_that_never_ends_ends_with_its_time() {
     }
     worker.down();
 }
+
+/// Another sandbox serves a request whose first one died, unless it had read it.
+#[test]
+fn a_function_that_ends_its_sandbox_ran_once_however_large_the_request() {
+    let code = "import os\nprint('begun', flush=True)\nos._exit(0)\n";
+    let worker = Worker::with(&[("f", code), ("warm", "def f(event):\n    return 1\n")]);
+    for (begun, event) in [(1, "{}".to_owned()), (2, format!("\"{}\"", "x".repeat(5 << 20)))] {
+        let answer = clean(worker.call("f", &event));
+        assert_eq!((answer.status, &answer.json()["reason"]), (502, &"died".into()), "{answer:?}");
+        worker.result("warm", "");
+        wait_until("it is in the log", Duration::from_secs(5), || {
+            worker.function_log("f").matches("begun").count() == begun
+        });
+    }
+    worker.down();
+    assert_eq!(worker.function_log("f").matches("begun").count(), 2);
+}

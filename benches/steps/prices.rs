@@ -1,7 +1,9 @@
 //! What the kernel asks for the parts of a start, each alone, in this process or in a
 //! child of it.
 
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,6 +58,7 @@ pub fn measure(rounds: usize) -> serde_json::Value {
     rows.push(("cgroup, made".to_owned(), measured(rounds, &mut make)));
     drop(kept);
     Group::remove_leftovers(&hierarchies, &group).unwrap();
+    rows.push(("wake-up, twice".to_owned(), measured(rounds, &mut echoed())));
     table("part", rows)
 }
 
@@ -77,6 +80,21 @@ fn timed(work: impl FnOnce()) -> Duration {
     let begun = Instant::now();
     work();
     begun.elapsed()
+}
+
+/// A byte goes to another thread, which waits for it, and comes back.
+fn echoed() -> impl FnMut() -> Duration {
+    let (mut here, mut there) = UnixStream::pair().unwrap();
+    std::thread::spawn(move || {
+        let mut byte = [0];
+        while there.read(&mut byte).is_ok_and(|read| read == 1) && there.write(&byte).is_ok() {}
+    });
+    move || {
+        timed(|| {
+            here.write_all(&[1]).unwrap();
+            here.read_exact(&mut [0]).unwrap();
+        })
+    }
 }
 
 /// Until the child runs.

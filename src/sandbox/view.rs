@@ -139,3 +139,49 @@ fn bind(source: &Path, target: &Path) -> Result<(), SandboxError> {
     }
     attach(&open_sealed(source)?, target)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn functions(spares: &Spares) -> Vec<String> {
+        spares.lock().iter().map(|spare| spare.function.clone()).collect()
+    }
+
+    #[test]
+    fn code_that_lies_ready_is_taken_once_and_made_otherwise() {
+        let (dir, spares) = (tempfile::tempdir().unwrap(), Spares::default());
+        spares.lay_out("f", dir.path());
+        spares.lay_out("f", dir.path());
+        assert_eq!(functions(&spares), ["f"]);
+        spares.take(dir.path()).unwrap();
+        assert!(functions(&spares).is_empty());
+        spares.take(dir.path()).unwrap();
+        assert!(spares.take(&dir.path().join("gone")).is_err());
+        spares.lay_out("f", &dir.path().join("gone"));
+        assert!(functions(&spares).is_empty());
+    }
+
+    #[test]
+    fn the_oldest_code_goes_and_so_does_that_of_another_version() {
+        let (dir, spares) = (tempfile::tempdir().unwrap(), Spares::default());
+        let code = |name: String| {
+            let path = dir.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            path
+        };
+        for at in 0..=MAX_SPARES {
+            spares.lay_out(&format!("f{at}"), &code(format!("v{at}")));
+        }
+        assert_eq!(functions(&spares).len(), MAX_SPARES);
+        assert!(!functions(&spares).contains(&"f0".to_owned()));
+        spares.forget("f1", Some("v1"));
+        spares.forget("f2", Some("v3"));
+        spares.forget("f3", None);
+        let left = functions(&spares);
+        assert_eq!(
+            ["f1", "f2", "f3", "f4"].map(|name| left.contains(&name.to_owned())),
+            [true, false, false, true]
+        );
+    }
+}
