@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
 ROUNDS = 5
 FORKS = 200
@@ -64,11 +65,6 @@ def load(module):
     native = importlib.util.module_from_spec(spec)
     loader.exec_module(native)
     return native
-
-
-def median(values):
-    ordered = sorted(values)
-    return ordered[len(ordered) // 2]
 
 
 if __name__ == "__main__":

@@ -48,11 +48,11 @@ def main():
     leave_the_zygote()
     usual = new_module(USUAL)
     inherited = len(sys.modules)
-    file, path, env, content = native.specialize(None if snapshot else (USUAL, usual.__cached__))
+    file, path, env = native.specialize()
     specialized = time.perf_counter_ns()
     if snapshot is None:
         settle(path, env)
-        handler, broken = load(usual if file == USUAL else new_module(file), content)
+        handler, broken = load(usual if file == USUAL else new_module(file))
     else:
         handler, broken = snapshot.restore()
     end_if_child(broken is None)
@@ -78,7 +78,7 @@ def rehearse():
     path, inherited = list(sys.path), len(sys.modules)
     for _ in range(REHEARSALS):
         settle([], [("HOSIER_FUNCTION", "")])
-        unmarshal(read(__file__))
+        bytecode(__file__)
         call(lambda event: event, b"{}")
         flush()
         imported_since(inherited)
@@ -143,32 +143,20 @@ def new_module(file):
     return module
 
 
-def load(module, content=None):
-    """The handler, or the text that says why there is none. `content` is its bytecode's file,
-    if that was read already."""
+def load(module):
+    """The handler, or the text that says why there is none."""
     try:
         sys.modules[module.__name__] = module
-        code = unmarshal(content or read(module.__cached__))
-        exec(code or module.__loader__.get_code(module.__name__), module.__dict__)
+        exec(bytecode(module.__cached__) or module.__loader__.get_code(module.__name__), module.__dict__)
         return entry_point(module), None
     except BaseException:
         return None, format_exc()
 
 
-def read(path):
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    try:
-        return os.read(file, os.fstat(file).st_size)
-    finally:
-        os.close(file)
-
-
-def unmarshal(content):
+def bytecode(cached):
     """The code that was compiled when the function was stored, if it is this interpreter's
     and never to be checked against its source. The loader would look at the source first."""
+    content = native.read_code(cached)
     unchecked = content[:8] == loading.MAGIC_NUMBER + b"\1\0\0\0"
     return marshal.loads(memoryview(content)[16:]) if unchecked else None
 

@@ -76,8 +76,10 @@ impl Closed {
     }
 
     fn json(&self) -> Value {
-        let [solid, plain] = [0, 1]
-            .map(|at| json!({ "starts_a_second": self.rate[at].median(), "took": self.took[at].json(), "busy": self.busy[at].json() }));
+        let [solid, plain] = [0, 1].map(|at| {
+            json!({ "starts_a_second": self.rate[at].median(), "took": self.took[at].json(),
+                "busy": self.busy[at].json() })
+        });
         json!({ "loop": "closed", "clients": self.clients, "solid": solid, "plain": plain, "ratio": self.ratio() })
     }
 }

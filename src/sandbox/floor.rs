@@ -337,12 +337,6 @@ impl Sandboxes {
         Confinement { uid: cell.uid, gid: cell.uid, files, filter: self.filter(filter.as_bytes()) }
     }
 
-    /// What a blank gives up before it waits.
-    pub fn confinement_of_blank(&self, sandbox: &Sandbox) -> Confinement {
-        let filter = self.filter(self.filters.narrow.as_bytes());
-        Confinement { uid: sandbox.uid(), gid: sandbox.uid(), files: FILES, filter }
-    }
-
     /// A root zygote's filter.
     pub fn zygote_filter(&self) -> Vec<u8> {
         self.filter(self.filters.zygote.as_bytes())
@@ -394,7 +388,7 @@ impl Sandboxes {
             permit: cell.permit,
             kept: cell.kept,
         };
-        let identity = Identity { id: cell.id, uid: cell.uid, purpose: cell.purpose };
+        let identity = Identity { id: cell.id, purpose: cell.purpose };
         let sandbox = Sandbox::new(identity, pidfd, estate, self.undertaker.clone(), self.roster.clone());
         let channel = Channel::new(cell.socket).about("a sandbox's socket")?;
         Ok(Started { sandbox, channel, output, ended: None })

@@ -51,8 +51,6 @@ pub(super) struct Estate {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Identity {
     pub id: u64,
-    /// The id that its code runs under, inside its user namespace.
-    pub uid: u32,
     pub purpose: super::Purpose,
 }
 
@@ -68,7 +66,6 @@ pub(super) enum Kept {
 #[derive(Debug)]
 pub struct Sandbox {
     id: u64,
-    uid: u32,
     pidfd: Arc<OwnedFd>,
     paused: bool,
     estate: Option<Estate>,
@@ -85,22 +82,17 @@ impl Sandbox {
         roster: Roster,
     ) -> Self {
         estate.cgroup.born();
-        let Identity { id, uid, purpose } = identity;
+        let Identity { id, purpose } = identity;
         let cgroup = estate.cgroup.paths().into_iter().next().unwrap_or_default();
         let pidfd = Arc::new(pidfd);
         let (since, shown) = (Instant::now(), Arc::clone(&pidfd));
         let role = String::new();
         roster.lines().insert(id, Line { purpose, since, paused: false, cgroup, pidfd: shown, role });
-        Self { id, uid, pidfd, paused: false, estate: Some(estate), undertaker, roster }
+        Self { id, pidfd, paused: false, estate: Some(estate), undertaker, roster }
     }
 
     pub fn id(&self) -> u64 {
         self.id
-    }
-
-    /// The id that its code runs under, inside its user namespace.
-    pub(super) fn uid(&self) -> u32 {
-        self.uid
     }
 
     pub fn is_paused(&self) -> bool {

@@ -4,7 +4,7 @@
 //! floor      Sandboxes: makes walls, starts processes behind them
 //!   ├ cell       walls that wait for a process
 //!   ├ base       what a sandbox sees as /        ├ cgroup/    limits, freeze, kill
-//!   ├ view       its packages                    ├ seccomp/   what it may ask the kernel
+//!   ├ view       its packages and code           ├ seccomp/   what it may ask the kernel
 //!   ├ writable   a root of its own to write      │
 //!   ├ ids        private ranges of host ids      └ spawner/   starts fresh processes
 //!   ├ nets       network namespaces ahead of need

@@ -47,12 +47,11 @@ pub fn attach_inside(pidfd: &OwnedFd, mounts: &[Placed]) -> Result<(), SandboxEr
             Some(home) => home,
             None => home.insert(Home::new()?),
         };
-        let away = home.leave(pidfd)?;
+        let _away = home.leave(pidfd)?;
         for Placed { target, mount } in mounts {
             let target = CString::new(format!("/{target}")).map_err(std::io::Error::from).about(*target)?;
             mount::attach(mount.as_fd(), &target).during("attaching in a sandbox")?;
         }
-        drop(away);
         Ok(())
     })
 }

@@ -39,6 +39,7 @@ pub struct Leaf {
     next: u64,
     /// What makes it a function's, until its first request takes it along.
     first: Option<(Vec<u8>, Vec<Placed>)>,
+    /// It ended, and had not read what it was sent last.
     unread: bool,
     zygote: Option<Arc<Zygote>>,
 }
@@ -97,8 +98,7 @@ impl Leaf {
         (self.begun, self.born, self.specialized)
     }
 
-    /// Whether anything of its function can have run: not if it ended without having
-    /// read its first request.
+    /// Whether the request at hand can have run: not if it ended without having read it.
     pub fn has_begun(&self) -> bool {
         !self.unread
     }
@@ -144,7 +144,9 @@ impl Leaf {
             message.prefault = Default::default();
             prepare(&message)
         });
-        self.channel.write_all(&frame.unwrap_or_default()).await.map_err(|error| self.ended(error))
+        // It must not become a function's without this.
+        let frame = frame.ok_or(SandboxError::Protocol("a confinement beyond the wire's bounds"))?;
+        self.channel.write_all(&frame).await.map_err(|error| self.ended(error))
     }
 
     /// Its first answer said what it had to import.

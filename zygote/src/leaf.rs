@@ -19,12 +19,12 @@ use crate::contain::{self, SOCKET};
 use crate::sys::{self, SysError, mount, process, socket};
 use crate::wire::{self, At, Failure, Handler, Header, Kind, Prepare, Request, Response, Specialize, Step};
 
-/// Sends a frame without payload, and when that was: the worker may be slow to read it.
+/// Says that this leaf stands, and since when: the worker may be slow to read it.
 ///
 /// # Errors
 /// As `sendmsg(2)`.
-pub fn send_bare(kind: Kind) -> sys::Result<()> {
-    let header = Header { kind, head: 0, body: 0, id: sys::time::monotonic_ns() };
+pub fn born() -> sys::Result<()> {
+    let header = Header { kind: Kind::Born, head: 0, body: 0, id: sys::time::monotonic_ns() };
     socket::write_all(process::borrow(SOCKET), &[&header.encode()])
 }
 
@@ -35,7 +35,7 @@ pub fn send_bare(kind: Kind) -> sys::Result<()> {
 /// As `sendmsg(2)`.
 pub fn born_fresh() -> sys::Result<()> {
     process::place(process::borrow(SOCKET), SOCKET, false)?;
-    send_bare(Kind::Born)
+    born()
 }
 
 /// Says which step failed, and ends.

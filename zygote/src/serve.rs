@@ -19,9 +19,7 @@ use crate::contain::{self, Prepared, SOCKET};
 use crate::solidify;
 use crate::sys::process::{self, Forked, fork_into};
 use crate::sys::{privilege, socket};
-use crate::wire::{
-    self, At, Failure, FromZygote, Imports, Kind, Ready, Snapshot, Solid, Step, ToZygote, Walls,
-};
+use crate::wire::{self, At, Failure, FromZygote, Imports, Ready, Snapshot, Solid, Step, ToZygote, Walls};
 
 /// What a language runtime must be told around a fork.
 pub trait Interpreter {
@@ -91,7 +89,7 @@ fn fork_leaf(interpreter: &dyn Interpreter, walls: Walls, fds: Vec<OwnedFd>) -> 
             // Their numbers are closed already.
             std::mem::forget((socket, log, prepared));
             interpreter.after_fork_in_child();
-            if crate::leaf::send_bare(Kind::Born).is_err() {
+            if crate::leaf::born().is_err() {
                 process::exit_now(1);
             }
             Ok(Side::Child(Role::Leaf))

@@ -155,7 +155,7 @@ impl Forest {
         let view = self.view(&entry.closure)?;
         // Those of the last start: the next one's are likely the same.
         let limits = entry.blanks().limits.unwrap_or(self.parts.leaf_limits);
-        let (mut leaf, _, _) = self.fork_leaf(tree, &zygote, &limits, Some(permit)).await?;
+        let (mut leaf, confinement, _) = self.fork_leaf(tree, &zygote, &limits, Some(permit)).await?;
         leaf.wait_as_blank().await?;
         let forked = begun.elapsed();
         let known = if self.parts.prefault { zygote.working_set().prefault() } else { None };
@@ -166,11 +166,7 @@ impl Forest {
             mounts.push(Placed { target: HANDLER, mount: open_sealed(&own.code)? });
         }
         leaf.sandbox().attach(&mounts)?;
-        let message = Prepare {
-            confinement: self.parts.sandboxes.confinement_of_blank(leaf.sandbox()),
-            prefault: known.unwrap_or_default(),
-        };
-        leaf.prepare(message).await?;
+        leaf.prepare(Prepare { confinement, prefault: known.unwrap_or_default() }).await?;
         leaf.sandbox_mut().keep(view);
         self.refill(tree, entry);
         Ok(Some((leaf, forked)))

@@ -103,21 +103,20 @@ fn born() -> PyResult<()> {
     leaf::born_fresh().map_err(|error| PyOSError::new_err(error.to_string()))
 }
 
-/// What a function is made of: (file, path, env), and what its bytecode's file holds.
-type Handler<'py> = (String, Vec<String>, Vec<(String, String)>, Option<Bound<'py, PyBytes>>);
+/// What a function is made of: (file, path, env).
+type Handler = (String, Vec<String>, Vec<(String, String)>);
 
-/// Waits to become a leaf of one function. If its entry file is `usual`'s first, the file
-/// that is its second is read along, with few calls.
+/// Waits to become a leaf of one function.
 #[pyfunction]
-fn specialize<'py>(py: Python<'py>, usual: Option<(String, String)>) -> Handler<'py> {
-    let (handler, content) = py.detach(|| {
-        let handler = leaf::specialize();
-        let usual = usual.filter(|(file, _)| *file == handler.file);
-        let content = usual.and_then(|(_, path)| leaf::read_code(path.as_ref()).ok());
-        (handler, content)
-    });
-    let content = content.map(|bytes| PyBytes::new(py, &bytes));
-    (handler.file, handler.path, handler.env, content)
+fn specialize(py: Python<'_>) -> Handler {
+    let handler = py.detach(leaf::specialize);
+    (handler.file, handler.path, handler.env)
+}
+
+/// A file's bytes; none if there is no such file.
+#[pyfunction]
+fn read_code<'py>(py: Python<'py>, path: &str) -> Bound<'py, PyBytes> {
+    PyBytes::new(py, &leaf::read_code(path.as_ref()).unwrap_or_default())
 }
 
 /// A request: (id, head, body).
@@ -181,6 +180,7 @@ fn hosier_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(fork_now, module)?)?;
     module.add_function(wrap_pyfunction!(born, module)?)?;
     module.add_function(wrap_pyfunction!(specialize, module)?)?;
+    module.add_function(wrap_pyfunction!(read_code, module)?)?;
     module.add_function(wrap_pyfunction!(next_request, module)?)?;
     module.add_function(wrap_pyfunction!(parse_head, module)?)?;
     module.add_function(wrap_pyfunction!(answer, module)?)
