@@ -67,6 +67,8 @@ pub struct Cell {
     pub(super) ids: Option<IdRange>,
     /// Its unprivileged id inside the user namespace.
     pub(super) uid: u32,
+    /// The same, as the host numbers it.
+    pub(super) host_id: u32,
     pub(super) kept: Vec<Kept>,
 }
 

@@ -26,6 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::base::{STAGING, c_string};
 use super::cell::{Cell, Order, Purpose, UserNamespace};
 use super::cgroup::{Group, Pool};
+use super::confined::{self, Expected};
 use super::error::{About, During};
 use super::ids::{IdRange, Ids, RANGE};
 use super::life::{Estate, Identity, Kept};
@@ -92,6 +93,8 @@ pub struct Sandboxes {
     groups: Mutex<Vec<Arc<Group>>>,
     places: Arc<Semaphore>,
     roster: Roster,
+    /// Seccomp filters on the worker itself.
+    own_filters: u64,
     next: AtomicU64,
 }
 
@@ -126,6 +129,7 @@ impl Sandboxes {
             ids: Ids::new(parts.seed),
             places: Arc::new(Semaphore::new(parts.tuning.max_sandboxes)),
             roster: Roster::default(),
+            own_filters: confined::own_filters(),
             next: AtomicU64::new(1),
         }))
     }
@@ -265,6 +269,7 @@ impl Sandboxes {
             permit,
             ids,
             uid,
+            host_id: first + uid,
             kept,
         })
     }
@@ -375,6 +380,12 @@ impl Sandboxes {
         Ok(started)
     }
 
+    /// What a forked leaf with this host id has left once it is confined: its zygote's long
+    /// filter and its own short one, and what the worker has itself.
+    fn expected(&self, id: u32) -> Expected {
+        Expected { id, filters: if self.tuning.seccomp { self.own_filters + 2 } else { 0 } }
+    }
+
     /// A process was born in `cell`.
     ///
     /// # Errors
@@ -388,7 +399,7 @@ impl Sandboxes {
             permit: cell.permit,
             kept: cell.kept,
         };
-        let identity = Identity { id: cell.id, purpose: cell.purpose };
+        let identity = Identity { id: cell.id, purpose: cell.purpose, expected: self.expected(cell.host_id) };
         let sandbox = Sandbox::new(identity, pidfd, estate, self.undertaker.clone(), self.roster.clone());
         let channel = Channel::new(cell.socket).about("a sandbox's socket")?;
         Ok(Started { sandbox, channel, output, ended: None })

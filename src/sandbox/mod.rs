@@ -13,6 +13,7 @@
 //!   └ roster     who lives, for whoever looks
 //! channel    the worker's end of a socket
 //! output     what a sandbox prints              pidfd      whose it is, is it there
+//! confined   the kernel's word that a leaf has given up everything
 //! command    a program run once (an installer)  memory     of a process, of the machine
 //! host       what the machine must have; the run-time directory
 //! ```
@@ -22,6 +23,7 @@ mod cell;
 pub mod cgroup;
 mod channel;
 pub mod command;
+mod confined;
 mod error;
 mod floor;
 pub mod host;

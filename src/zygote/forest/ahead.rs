@@ -78,6 +78,10 @@ impl Forest {
                     }
                     Ok(None) => return,
                     Err(error) => {
+                        drop(blanks);
+                        if let ZygoteError::Sandbox(error) = &error {
+                            entry.convict(error);
+                        }
                         tracing::warn!(node = entry.id, %error, "a blank could not be made");
                         return;
                     }
@@ -166,7 +170,7 @@ impl Forest {
             mounts.push(Placed { target: HANDLER, mount: open_sealed(&own.code)? });
         }
         leaf.sandbox().attach(&mounts)?;
-        leaf.prepare(Prepare { confinement, prefault: known.unwrap_or_default() }).await?;
+        leaf.confine(Prepare { confinement, prefault: known.unwrap_or_default() }).await?;
         leaf.sandbox_mut().keep(view);
         self.refill(tree, entry);
         Ok(Some((leaf, forked)))
