@@ -109,3 +109,35 @@ fn a_snapshot_of_a_function_that_keeps_privileges_serves_nobody() {
     });
     worker.down();
 }
+
+/// Allows itself user namespaces, and makes one: in it, it would have every capability again.
+const NESTS: &str = r"
+import ctypes, os, time
+libc = ctypes.CDLL(None, use_errno=True)
+said = {}
+for name in sorted(os.listdir('/proc/sys/user')):
+    try:
+        with open('/proc/sys/user/' + name, 'w') as file:
+            file.write('100')
+        said[name] = 'written'
+    except OSError as error:
+        said[name] = type(error).__name__
+said['unshare'] = libc.unshare(0x10000000), ctypes.get_errno()
+";
+
+#[test]
+fn a_zygote_cannot_raise_what_its_user_namespace_may_have() {
+    let mut worker = site(None);
+    probe(&worker, "nests", &[&fixture("nests", NESTS)]);
+    worker.up(&[]);
+    assert_eq!(before(&worker, "nests", &["nests"]), ["nests"]);
+    let said = ask(&worker, "nests", "sys.modules['nests'].said").json();
+    let said = said.as_object().unwrap();
+    assert!(said.contains_key("max_user_namespaces"), "{said:?}");
+    for (name, outcome) in said {
+        let refused =
+            if name == "unshare" { serde_json::json!([-1, libc::ENOSPC]) } else { "PermissionError".into() };
+        assert_eq!(*outcome, refused, "{name}");
+    }
+    worker.down();
+}
