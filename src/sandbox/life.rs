@@ -26,7 +26,7 @@ use super::pidfd;
 use super::roster::{Line, Roster};
 use super::visit::{Placed, attach_inside};
 use super::writable::WritableRoot;
-use super::{Limits, OutputGuard, SandboxError, View};
+use super::{Limits, OutputGuard, SandboxError, UserNamespace, View};
 use crate::stats::Stats;
 
 /// Longest wait for a killed process to be gone.
@@ -57,12 +57,14 @@ pub(super) struct Identity {
     pub expected: Expected,
 }
 
-/// A prepared mount that must outlive a sandbox's birth.
+/// What must outlive a sandbox, not only its birth.
 #[derive(Debug)]
 #[expect(dead_code, reason = "kept for their drop")]
 pub(super) enum Kept {
     View(Arc<View>),
     Root(WritableRoot),
+    /// The namespace that it is the root of.
+    Namespace(Arc<UserNamespace>),
 }
 
 /// A living sandbox.
@@ -269,6 +271,7 @@ impl Undertaker {
                     tracing::warn!(cgroup = remains.estate.cgroup.name(), "a sandbox could not be killed");
                     // Its ids may still be in use.
                     std::mem::forget(remains.estate.ids.take());
+                    std::mem::forget(std::mem::take(&mut remains.estate.kept));
                 }
                 remove(*remains, &late_stats);
             }

@@ -6,6 +6,7 @@
 //!   ├ base       what a sandbox sees as /        ├ cgroup/    limits, freeze, kill
 //!   ├ view       its packages and code           ├ seccomp/   what it may ask the kernel
 //!   ├ writable   a root of its own to write      │
+//!   ├ homes      names of its namespaces' control groups
 //!   ├ ids        private ranges of host ids      └ spawner/   starts fresh processes
 //!   ├ nets       network namespaces ahead of need
 //!   ├ life       Running, Paused, Dead; the undertaker
@@ -26,6 +27,7 @@ pub mod command;
 mod confined;
 mod error;
 mod floor;
+mod homes;
 pub mod host;
 mod ids;
 mod life;

@@ -45,15 +45,15 @@ impl Forest {
             self.watch.wake();
         }
         let wanted = self.claim_refill(entry, false);
-        let lacks_nets = || entry.zygote().is_some_and(|zygote| zygote.lacks_nets());
-        if !wanted && !tree.namespace.lacks() && !lacks_nets() {
+        let lacks = || entry.zygote().is_some_and(|zygote| zygote.namespace.lacks() || zygote.lacks_nets());
+        if !wanted && !lacks() {
             return;
         }
         let (forest, tree, entry) = (Arc::clone(self), Arc::clone(tree), Arc::clone(entry));
         tokio::spawn(async move {
             if !wanted {
                 forest.until_quiet(&entry).await;
-                forest.refill(&tree, &entry);
+                forest.refill(&entry);
                 return;
             }
             loop {
@@ -172,7 +172,7 @@ impl Forest {
         leaf.sandbox().attach(&mounts)?;
         leaf.confine(Prepare { confinement, prefault: known.unwrap_or_default() }).await?;
         leaf.sandbox_mut().keep(view);
-        self.refill(tree, entry);
+        self.refill(entry);
         Ok(Some((leaf, forked)))
     }
 
@@ -230,14 +230,13 @@ impl Forest {
     }
 
     /// Makes control groups and network namespaces for the next starts, away from this one's path.
-    pub(super) fn refill(&self, tree: &Arc<Tree>, entry: &Entry) {
-        if let Some(zygote) = entry.zygote() {
-            tokio::spawn(async move { zygote.refill_nets().await });
-        }
-        if tree.namespace.lacks() {
-            let namespace = Arc::clone(&tree.namespace);
+    pub(super) fn refill(&self, entry: &Entry) {
+        let Some(zygote) = entry.zygote() else { return };
+        if zygote.namespace.lacks() {
+            let namespace = Arc::clone(&zygote.namespace);
             tokio::task::spawn_blocking(move || namespace.refill());
         }
+        tokio::spawn(async move { zygote.refill_nets().await });
     }
 }
 

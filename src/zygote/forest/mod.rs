@@ -285,7 +285,7 @@ impl Forest {
         let begun = Instant::now();
         let cell = self.parts.sandboxes.cell(Order {
             purpose: Purpose::Leaf,
-            namespace: Some(&tree.namespace),
+            namespace: Some(&zygote.namespace),
             network: tree.network,
             limits,
             permit,
@@ -349,7 +349,7 @@ impl Forest {
         if let Some(tree) = trees.get(&network) {
             return Ok(Arc::clone(tree));
         }
-        let namespace = self.parts.sandboxes.user_namespace(trees.len(), self.parts.leaf_limits)?;
+        let namespace = self.parts.sandboxes.user_namespace(self.parts.leaf_limits)?;
         let root = self.entry(None, Pins::new(), Pins::new());
         let tree = Arc::new(Tree {
             network,
