@@ -11,7 +11,7 @@ use crate::lambda::registry::RegistryError;
 use crate::lambda::{BadName, CodeError};
 use crate::sandbox::SandboxError;
 use crate::settings::SettingsError;
-use crate::trigger::TriggerError;
+use crate::trigger::{TokenError, TriggerError};
 use crate::zygote::{TemplateError, ZygoteError};
 
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +54,8 @@ pub enum CliError {
     Sandbox(#[from] SandboxError),
     #[error(transparent)]
     Trigger(#[from] TriggerError),
+    #[error(transparent)]
+    Token(#[from] TokenError),
     #[error(transparent)]
     Zygote(#[from] ZygoteError),
     #[error("{place}: {source}")]

@@ -72,7 +72,7 @@ function form(path, kind) {
 
 #[test]
 fn a_page_in_a_browser_learns_nothing_and_changes_nothing() {
-    besiege(&[], 1);
+    besiege(&["http.admin=open"], 1);
 }
 
 #[test]
@@ -170,7 +170,10 @@ impl Pages {
         command.args(["--disable-component-update", "--disable-breakpad", "--disable-default-apps"]);
         command.arg(format!("--proxy-server=http://127.0.0.1:{}", self.port));
         command.arg(format!("--user-data-dir={}", home.path().join("profile").display())).arg(address);
-        command.env("HOME", home.path()).env("XDG_CONFIG_HOME", home.path()).env("XDG_CACHE_HOME", home.path());
+        command
+            .env("HOME", home.path())
+            .env("XDG_CONFIG_HOME", home.path())
+            .env("XDG_CACHE_HOME", home.path());
         let log = std::fs::File::create(home.path().join("log")).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
         let mut running = Browser(command.spawn().unwrap());

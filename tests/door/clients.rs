@@ -145,7 +145,8 @@ fn an_open_worker_lets_in_clients_but_no_pages_and_says_so_when_it_starts() {
     }
     // A page of the worker's own origin was made by a function.
     let port = worker.port;
-    for page in [format!("Origin: http://localhost:{port}\r\n"), "Sec-Fetch-Site: same-origin\r\n".to_owned()] {
+    for page in [format!("Origin: http://localhost:{port}\r\n"), "Sec-Fetch-Site: same-origin\r\n".to_owned()]
+    {
         let (status, answer) = send(&worker, "DELETE /registry/hello", &own(&worker, &page), b"");
         assert_eq!(status, 403, "{answer}");
     }

@@ -72,7 +72,10 @@ fn a_leaf_with_the_hosts_network_is_not_let_in() {
     let mut worker = Worker::new();
     worker.deploy("hello", &[("f.py", HELLO)]);
     worker.up(&["sandbox.network=host"]);
-    worker.deploy("evil-leaf", &[("f.py", &format!("{}\ndef f(event):\n    return tries()\n", tries(&worker)))]);
+    worker.deploy(
+        "evil-leaf",
+        &[("f.py", &format!("{}\ndef f(event):\n    return tries()\n", tries(&worker)))],
+    );
     let said = worker.result("evil-leaf", "{}");
     assert_eq!(said["public"], 200, "it reaches the port: {said}");
     let said = serde_json::json!(said);
@@ -146,7 +149,8 @@ fn serve_index(package: Vec<u8>) -> String {
             let size = stream.read(&mut request).unwrap_or(0);
             let request = String::from_utf8_lossy(&request[..size]).into_owned();
             let page = b"<a href=\"/files/doorbuild-1.0.tar.gz\">doorbuild-1.0.tar.gz</a>\n".to_vec();
-            let (kind, body) = match request.split(' ').nth(1).is_some_and(|path| path.starts_with("/files/")) {
+            let (kind, body) = match request.split(' ').nth(1).is_some_and(|path| path.starts_with("/files/"))
+            {
                 true => ("application/gzip", package.clone()),
                 false => ("text/html", page),
             };
@@ -164,7 +168,10 @@ fn serve_index(package: Vec<u8>) -> String {
 #[test]
 fn a_function_without_network_reaches_no_port_at_all() {
     let worker = Worker::with(&[("hello", HELLO)]);
-    worker.deploy("alone", &[("f.py", &format!("{}\ndef f(event):\n    return ask('GET /status', '')\n", tries(&worker)))]);
+    worker.deploy(
+        "alone",
+        &[("f.py", &format!("{}\ndef f(event):\n    return ask('GET /status', '')\n", tries(&worker)))],
+    );
     let said = worker.result("alone", "{}");
     assert!(said.as_str().is_some_and(|said| said.contains("Error")), "{said}");
     assert_eq!(send(&worker, "GET /status", "", b"").0, 200);
