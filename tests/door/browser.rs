@@ -174,6 +174,7 @@ impl Pages {
             .env("HOME", home.path())
             .env("XDG_CONFIG_HOME", home.path())
             .env("XDG_CACHE_HOME", home.path());
+        command.env("TMPDIR", home.path());
         let log = std::fs::File::create(home.path().join("log")).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
         let mut running = Browser(command.spawn().unwrap());
