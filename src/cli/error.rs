@@ -54,6 +54,11 @@ pub enum CliError {
     Sandbox(#[from] SandboxError),
     #[error(transparent)]
     Trigger(#[from] TriggerError),
+    #[error(
+        "the limit of open files is {limit}, and a worker with these settings needs {least} at least and {all} for all that they \
+         allow: raise it (`ulimit -n {all}`; LimitNOFILE={all} in a systemd unit)"
+    )]
+    Descriptors { limit: u64, least: u64, all: u64 },
     #[error(transparent)]
     Token(#[from] TokenError),
     #[error(transparent)]

@@ -15,14 +15,14 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::floor::{Foundation, Site, clear_dead_deploys};
 use super::place::{Place, make_dirs};
-use super::{CliError, UpArgs, own_socket};
+use super::{CliError, UpArgs, descriptors, own_socket};
 use crate::lambda::function::Floor;
 use crate::lambda::packages::{Installer, Packages, python_version};
 use crate::lambda::registry::Registry;
 use crate::lambda::tree::Bounds;
 use crate::lambda::{Compiler, IdleInstances, Shared, Versions, Worker};
 use crate::sandbox::cgroup::Hierarchies;
-use crate::sandbox::{Limits, SandboxError, Sandboxes};
+use crate::sandbox::{Limits, SandboxError, Sandboxes, host};
 use crate::settings::{self, Rootfs, Settings, Tree};
 use crate::stats::Stats;
 use crate::trigger::{self, Access, Token};
@@ -38,11 +38,12 @@ pub const CLEAR_BOUND: Duration = Duration::from_secs(20);
 /// # Errors
 /// It could not be started.
 pub fn run(args: &UpArgs) -> Result<(), CliError> {
-    let settings = Settings::load(&args.place.dir, &args.options)?;
+    let mut settings = Settings::load(&args.place.dir, &args.options)?;
     super::begin_log(settings.trace_latency);
     let place = Place::of(&settings);
     place.check()?;
-    for note in settings.notes() {
+    let clamped = descriptors::clamp(&mut settings, host::descriptor_limit())?;
+    for note in settings.notes().iter().chain(&clamped) {
         eprintln!("hosier: {note}");
     }
     if args.detach {

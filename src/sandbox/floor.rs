@@ -93,6 +93,8 @@ pub struct Sandboxes {
     places: Arc<Semaphore>,
     roster: Roster,
     next: AtomicU64,
+    /// Descriptors that a process below this one may have: no sandbox can be given more.
+    descriptor_limit: u64,
 }
 
 /// What [`Sandboxes`] is made of.
@@ -127,6 +129,7 @@ impl Sandboxes {
             places: Arc::new(Semaphore::new(parts.tuning.max_sandboxes)),
             roster: Roster::default(),
             next: AtomicU64::new(1),
+            descriptor_limit: super::host::descriptor_limit(),
         }))
     }
 
@@ -334,6 +337,7 @@ impl Sandboxes {
             (_, None) => &self.filters.narrow,
         };
         let files = if purpose == Purpose::Command { 4 * FILES } else { FILES };
+        let files = files.min(self.descriptor_limit);
         Confinement { uid: cell.uid, gid: cell.uid, files, filter: self.filter(filter.as_bytes()) }
     }
 
