@@ -17,11 +17,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::archive;
-use crate::support::Worker;
+use crate::support::{Worker, wait_until};
 
 /// The bound on one page, on a loaded machine.
 const BOUND: Duration = Duration::from_secs(60);
@@ -91,6 +93,8 @@ fn besiege(options: &[&str], rounds: usize) {
     worker.deploy("hello", &[("f.py", HELLO)]);
     worker.up(options);
     let pages = Pages::serve(worker.port);
+    // From here on, when the worker has got another parent, what a browser leaves is ours to reap.
+    nix::sys::prctl::set_child_subreaper(true).unwrap();
     let calls = |worker: &Worker| worker.function_log("hello").matches("called").count();
     for round in 1..=rounds {
         for (host, address) in [("localhost", pages.url()), ("127.0.0.1", pages.url())] {
@@ -177,7 +181,7 @@ impl Pages {
         command.env("TMPDIR", home.path());
         let log = std::fs::File::create(home.path().join("log")).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
-        let mut running = Browser(command.spawn().unwrap());
+        let mut running = Browser(Some(command.spawn().unwrap()));
         let report = self.reports.recv_timeout(BOUND).ok();
         running.end();
         let report = report.unwrap_or_else(|| {
@@ -189,12 +193,20 @@ impl Pages {
 }
 
 /// A browser and its processes, which end with it.
-struct Browser(Child);
+struct Browser(Option<Child>);
 
 impl Browser {
     fn end(&mut self) {
-        let _ = killpg(Pid::from_raw(self.0.id() as i32), Signal::SIGKILL);
-        let _ = self.0.wait();
+        let Some(mut child) = self.0.take() else { return };
+        let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
+        let _ = child.wait();
+        // What it left is this process's, and goes by itself when the browser is gone.
+        wait_until("the browser's processes are gone", BOUND, || {
+            while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive)
+            {
+            }
+            waitpid(None, Some(WaitPidFlag::WNOHANG)) == Err(Errno::ECHILD)
+        });
     }
 }
 
