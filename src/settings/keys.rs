@@ -323,7 +323,7 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "http.admin",
         text(|kind| matches!(kind, "token" | "open"), "\"token\" or \"open\""),
-        "Who may use all that is not a call (/registry, /debug) at the port: \"token\", who sends the token in\nDIR/token; \"open\", who reaches the port, as OpenLambda has it. The worker's own socket needs neither.",
+        "Who may use all that is not a call (/registry, /debug) at the port: \"token\", who sends the token in\nDIR/token; \"open\", who reaches the port, as OpenLambda has it. The worker's own socket needs neither.\nThe port is to be addressed as localhost, as an address it listens on, or as worker_url, and from no foreign page.",
     ),
     key("http.max_connections", Allowed::Number(1, 65_536), "Connections at one time."),
     key(
