@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use hosier_zygote::wire::Imports;
 
 use super::entry::{Entry, Grown, Tree, choose, lost};
-use super::{Forest, paths};
+use super::{Forest, Packages, paths};
 use crate::sandbox::{HANDLER, Order, Purpose, open_sealed};
 use crate::zygote::node::Zygote;
+use crate::zygote::ZygoteError;
+use crate::zygote::select::Asking;
 use crate::zygote::snapshot::node_limits;
-use crate::zygote::{Pins, ZygoteError};
 
 /// Rounds of one choice, at most: each finds a node unfit or a parent lost.
 const ROUNDS: usize = 40;
@@ -22,10 +23,10 @@ impl Forest {
     pub(super) async fn usable(
         self: &Arc<Self>,
         tree: &Arc<Tree>,
-        pins: &Pins,
+        asking: &Asking<'_>,
     ) -> Result<(Arc<Entry>, Arc<Zygote>), ZygoteError> {
         for _ in 0..ROUNDS {
-            let entry = self.plan(tree, pins);
+            let entry = self.plan(tree, asking);
             match self.awaited(tree, &entry).await {
                 Ok(Some(first)) => {
                     let zygote = entry.freest().unwrap_or(first);
@@ -43,7 +44,7 @@ impl Forest {
                 }
             }
         }
-        let entry = choose(&tree.entries(), pins, Grown::Only, None);
+        let entry = choose(&tree.entries(), asking, Grown::Only);
         let first = self.standing(tree, &entry).await?;
         let zygote = entry.freest().unwrap_or(first);
         Ok((entry, zygote))
@@ -126,9 +127,7 @@ impl Forest {
         let grown = self.grown(tree, entry, parent).await;
         let mut state = entry.state();
         state.growing = None;
-        let mut zygote = grown?;
-        zygote.listen(entry.closure.iter().flat_map(|pin| self.parts.packages.modules(pin)).collect());
-        let zygote = Arc::new(zygote);
+        let zygote = Arc::new(grown?);
         state.zygote = Some(Arc::clone(&zygote));
         state.replicas.clear();
         Ok(zygote)
@@ -166,10 +165,9 @@ impl Forest {
         });
         let mut cell = cell.await?;
         let begun = Instant::now();
-        let learned = entry.state().learned.clone();
         let imports = Imports {
             path: paths(&entry.closure),
-            modules: entry.own.iter().flat_map(|pin| parts.packages.modules(pin)).chain(learned).collect(),
+            modules: imports(entry, &*parts.packages),
             immortal: parts.immortal,
             gc_freeze: parts.gc_freeze,
             solidify: parts.solidify,
@@ -211,8 +209,21 @@ impl Forest {
             }
         };
         stood(entry, &zygote, begun.elapsed());
-        Ok(zygote)
+        match zygote.ready.failed.first() {
+            // It would serve functions whose own import might fare otherwise.
+            Some((module, reason)) if entry.has_modules() => {
+                Err(ZygoteError::Unfit { node: entry.id, reason: format!("{module}: {reason}") })
+            }
+            _ => Ok(zygote),
+        }
     }
+}
+
+/// Modules that a node imports itself, in order: of its packages, or below those of its parent by name, whoever
+/// asked for them.
+fn imports(entry: &Entry, packages: &dyn Packages) -> Vec<String> {
+    let own = entry.own.iter().flat_map(|pin| packages.modules(pin));
+    own.chain(entry.modules.iter().cloned()).collect()
 }
 
 fn stood(entry: &Entry, zygote: &Zygote, took: Duration) {
@@ -231,6 +242,7 @@ fn stood(entry: &Entry, zygote: &Zygote, took: Duration) {
     for (module, reason) in &ready.failed {
         tracing::warn!(node = entry.id, module, reason, "a module could not be imported");
     }
-    let above = entry.parent.as_ref().and_then(|parent| parent.state().import_us).unwrap_or(0);
+    let parent = entry.parent.as_ref().filter(|_| !entry.has_modules());
+    let above = parent.and_then(|parent| parent.state().import_us).unwrap_or(0);
     entry.state().import_us = Some(above + ready.import_us);
 }
