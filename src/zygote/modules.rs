@@ -4,7 +4,7 @@
 //! ```text
 //! head of the entry file ──▶ Head ─┐
 //! first answer ──▶ names seen ─────┴▶ OwnModules ─┬▶ all: a node with no others may serve the function
-//!                  before the first call          └▶ next: the modules of a node that would save it time
+//!                  before the first call          └▶ ask: the modules of a node that would save it time
 //! ```
 //!
 //! A package's own module may be next to empty (`import PIL`), and what its users need is below it
@@ -78,33 +78,34 @@ impl OwnModules {
         Arc::clone(&self.known().all)
     }
 
-    /// Takes in the modules that a leaf imported by itself before its handler's first call. Returns the
-    /// modules of a node that would have spared it that, if there are any and one may be grown.
-    ///
-    /// `node` is what the leaf's own node was told to import, `packages` are the names that its packages are
-    /// imported by, of which only what is below them counts.
-    pub fn next(&self, node: &Modules, seen: &[String], packages: &Modules) -> Option<Modules> {
+    /// Takes in the names of modules that a leaf imported by itself before its handler's first call, and returns
+    /// those that count: what is below `packages`, the names that the packages of its node are imported by.
+    pub fn see(&self, names: &[String], packages: &Modules) -> Modules {
         let fits = |name: &&String| is_name(name) && is_below(name, packages);
-        let fitting: Modules = seen.iter().take(NAMES).filter(fits).cloned().collect();
+        let mut seen: Modules = names.iter().take(NAMES).filter(fits).cloned().collect();
         let mut known = self.known();
-        if !fitting.is_subset(&known.all) {
-            let all = Arc::make_mut(&mut known.all);
-            let free = NAMES.saturating_sub(all.len());
-            let new: Vec<_> = fitting.difference(all).take(free).cloned().collect();
-            all.extend(new);
-        }
+        let all = Arc::make_mut(&mut known.all);
+        let new: Vec<_> = seen.difference(all).take(NAMES.saturating_sub(all.len())).cloned().collect();
+        all.extend(new);
+        seen.retain(|name| all.contains(name));
+        seen
+    }
+
+    /// Returns the modules of a node that spares a leaf of the function what it was seen to import, if there is any
+    /// and one may be grown. `node` is what the leaf's own node was told to import.
+    pub fn ask(&self, node: &Modules, seen: Modules) -> Option<Modules> {
         // The function's own statements say it shortest, and the rest comes with them. What does not, such as
         // imports of its other files, the next leaf imports by itself.
         let direct = |name: &&String| self.head.imported.contains(*name) || self.head.taken.contains(*name);
-        let mut wanted: Modules = fitting.iter().filter(direct).cloned().collect();
+        let mut wanted: Modules = seen.iter().filter(direct).cloned().collect();
         if wanted.is_empty() {
-            wanted = fitting;
+            wanted = seen;
         }
-        wanted.extend(node.iter().cloned());
-        wanted.retain(|name| known.all.contains(name));
         if wanted.is_subset(node) {
             return None;
         }
+        wanted.extend(node.iter().cloned());
+        let mut known = self.known();
         if !known.asked.contains(&wanted) {
             if known.asked.len() == NODES {
                 return None;

@@ -25,7 +25,10 @@ fn package(name: &str) -> String {
         ("mode.py", "VALUE = 1\n"),
         ("filter.py", "from . import mode\n"),
         ("late.py", "VALUE = 2\n"),
-        ("shy.py", "import os\nif 'HOSIER_FUNCTION' not in os.environ:\n    raise OSError('not in a node')\n"),
+        (
+            "shy.py",
+            "import os\nif 'HOSIER_FUNCTION' not in os.environ:\n    raise OSError('not in a node')\n",
+        ),
     ];
     fixture_tree(name, &files)
 }

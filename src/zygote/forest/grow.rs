@@ -8,8 +8,8 @@ use hosier_zygote::wire::Imports;
 use super::entry::{Entry, Grown, Tree, choose, lost};
 use super::{Forest, Packages, paths};
 use crate::sandbox::{HANDLER, Order, Purpose, open_sealed};
-use crate::zygote::node::Zygote;
 use crate::zygote::ZygoteError;
+use crate::zygote::node::Zygote;
 use crate::zygote::select::Asking;
 use crate::zygote::snapshot::node_limits;
 

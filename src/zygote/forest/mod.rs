@@ -58,9 +58,9 @@ use crate::sandbox::{
 };
 use crate::stats::Stats;
 pub use ahead::OnPath;
-pub use modules::Observed;
 use ahead::{Busy, janitor};
 use entry::{Entry, Tree, draw, lost};
+pub use modules::Observed;
 use watch::{Watch, watchman};
 
 /// Attempts of one start, at most: each finds one dead node, and a path is no longer than this.

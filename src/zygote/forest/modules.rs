@@ -14,12 +14,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Forest;
-use super::entry::{Entry, Tree};
+use super::entry::{Entry, Grown, Tree, choose};
 use super::replicate::count;
 use super::snapshot::QUIET_BOUND;
 use crate::sandbox::{Limits, Network};
 use crate::zygote::blanks::COLD_AFTER;
 use crate::zygote::evict::{Kept, victim};
+use crate::zygote::select::Asking;
 use crate::zygote::{Modules, OwnModules, Packages, Pins, Snapshot, ZygoteError};
 
 /// Nodes of modules below one package node, at most.
@@ -80,10 +81,14 @@ impl Forest {
         let served = tree.entries().iter().find(|entry| entry.id == observed.node).map(Arc::clone);
         let Some(served) = served.filter(|served| served.private.is_none()) else { return };
         let tops = served.tops(&*self.parts.packages);
-        let Some(wanted) = observed.own.next(&served.modules, &observed.imported, tops) else { return };
-        if self.has_snapshot(&tree, observed.snapshot.as_deref()) {
+        let seen = observed.own.see(&observed.imported, tops);
+        let asking = Asking { pins: &served.closure, modules: &observed.own.all(), owner: None };
+        let better = choose(&tree.entries(), &asking, Grown::Only).id != served.id;
+        if better || self.has_snapshot(&tree, observed.snapshot.as_deref()) {
+            // The next leaf is another node's, and tells what that one lacks.
             return;
         }
+        let Some(wanted) = observed.own.ask(&served.modules, seen) else { return };
         // Over or not: it must come some time.
         let _ = tokio::time::timeout(QUIET_BOUND, self.quiet_or(|| false)).await;
         if !self.has_room().await {
@@ -137,13 +142,8 @@ impl Forest {
         if count(&entries) >= self.parts.max_nodes && !yield_modules(&mut entries, |_| true, COLD_AFTER) {
             return None;
         }
-        let entry = self.entry_of(
-            Some(Arc::clone(parent)),
-            Pins::new(),
-            parent.closure.clone(),
-            wanted,
-            None,
-        );
+        let entry =
+            self.entry_of(Some(Arc::clone(parent)), Pins::new(), parent.closure.clone(), wanted, None);
         entries.push(Arc::clone(&entry));
         Some(entry)
     }

@@ -143,13 +143,8 @@ impl Forest {
             return None;
         }
         let private = Private { snapshot: Arc::clone(snapshot), coming: AtomicBool::new(true) };
-        let entry = self.entry_of(
-            Some(Arc::clone(parent)),
-            Pins::new(),
-            pins.clone(),
-            Modules::new(),
-            Some(private),
-        );
+        let entry =
+            self.entry_of(Some(Arc::clone(parent)), Pins::new(), pins.clone(), Modules::new(), Some(private));
         entries.push(Arc::clone(&entry));
         Some(entry)
     }
