@@ -23,6 +23,13 @@ fn next(own: &OwnModules, node: &[&str], seen: &[&str]) -> Option<Modules> {
 }
 
 #[test]
+fn what_a_package_brings_along_is_known_by_its_version_alone() {
+    let of = |pin: &str| usual(&pin.parse().unwrap()).len();
+    assert_eq!((of("numpy==2.2.6"), of("numpy==1.26.4"), of("numpy-other==2.0")), (1, 0, 0));
+    assert_eq!((of("pillow==11.3.0"), of("Pillow==8.0"), of("six==1.16.0")), (5, 5, 0));
+}
+
+#[test]
 fn what_the_head_imports_is_the_function_s_own_before_it_ever_ran() {
     let own = own(&["PIL", "PIL.Image"], &["PIL.ImageFilter"]);
     assert_eq!(*own.all(), set(&["PIL", "PIL.Image"]), "what is taken may be no module");

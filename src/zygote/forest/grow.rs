@@ -8,10 +8,11 @@ use hosier_zygote::wire::Imports;
 use super::entry::{Entry, Grown, Tree, choose, lost};
 use super::{Forest, Packages, paths};
 use crate::sandbox::{HANDLER, Order, Purpose, open_sealed};
-use crate::zygote::ZygoteError;
+use crate::zygote::modules::usual;
 use crate::zygote::node::Zygote;
 use crate::zygote::select::Asking;
 use crate::zygote::snapshot::node_limits;
+use crate::zygote::{Pin, ZygoteError};
 
 /// Rounds of one choice, at most: each finds a node unfit or a parent lost.
 const ROUNDS: usize = 40;
@@ -222,7 +223,8 @@ impl Forest {
 /// Modules that a node imports itself, in order: of its packages, or below those of its parent by name, whoever
 /// asked for them.
 fn imports(entry: &Entry, packages: &dyn Packages) -> Vec<String> {
-    let own = entry.own.iter().flat_map(|pin| packages.modules(pin));
+    let usual = |pin: &Pin| usual(pin).iter().map(|module| (*module).to_owned());
+    let own = entry.own.iter().flat_map(|pin| packages.modules(pin).into_iter().chain(usual(pin)));
     own.chain(entry.modules.iter().cloned()).collect()
 }
 
