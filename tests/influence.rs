@@ -68,17 +68,34 @@ fn importing(module: &str) -> String {
     format!("import {module}\ndef f(event):\n    return 1\n")
 }
 
+/// Where B runs, and what is asked of its starts.
+struct Stage<'a> {
+    pin: &'a str,
+    /// The operator's tree file.
+    tree: Option<&'a str>,
+    /// The `ol.yaml` of B.
+    config: &'a str,
+    /// A kind of start that B must have had.
+    start: &'a str,
+}
+
+impl<'a> Stage<'a> {
+    fn of(pin: &'a str) -> Self {
+        Self { pin, tree: None, config: ONE_SHOT, start: "blank" }
+    }
+}
+
 /// The answers of B beside A, which is not there at all if it has no code.
-fn answers(pin: &str, a: Option<&str>, b: &str) -> BTreeSet<String> {
-    let mut worker = site(None);
-    let deploy = |worker: &Worker, name: &str, code: &str| {
+fn answers(stage: &Stage<'_>, a: Option<&str>, b: &str) -> BTreeSet<String> {
+    let mut worker = site(stage.tree);
+    let deploy = |worker: &Worker, name: &str, code: &str, config: &str| {
         let code = format!("{code}{SEEN}");
-        worker.deploy(name, &[("f.py", &code), ("requirements.txt", pin), ("ol.yaml", ONE_SHOT)]);
+        worker.deploy(name, &[("f.py", &code), ("requirements.txt", stage.pin), ("ol.yaml", config)]);
     };
     if let Some(a) = a {
-        deploy(&worker, "a", a);
+        deploy(&worker, "a", a, ONE_SHOT);
     }
-    deploy(&worker, "b", b);
+    deploy(&worker, "b", b, stage.config);
     worker.up(&["zygote.blanks=2", "zygote.grow_wait_ms=60000"]);
     let (mut all, mut starts) = (BTreeSet::new(), BTreeSet::new());
     for round in 0..ROUNDS {
@@ -93,7 +110,7 @@ fn answers(pin: &str, a: Option<&str>, b: &str) -> BTreeSet<String> {
         // Nodes are grown, and blanks made, away from the path: each round gives them time.
         std::thread::sleep(Duration::from_millis(40));
     }
-    assert!(starts.contains("blank"), "B was never a blank: {starts:?}");
+    assert!(starts.contains(stage.start), "B was never {}: {starts:?}", stage.start);
     // The test could not fail if no node had imported what A does.
     if let Some(a) = a {
         let module = a.lines().next().unwrap().rsplit(' ').next().unwrap();
@@ -105,11 +122,11 @@ fn answers(pin: &str, a: Option<&str>, b: &str) -> BTreeSet<String> {
 }
 
 /// B's answers are one and the same, whichever A is beside it; they are returned.
-fn same_beside_each(pin: &str, others: &[&str], b: &str) -> Value {
-    let alone = answers(pin, None, b);
+fn same_beside_each(stage: &Stage<'_>, others: &[&str], b: &str) -> Value {
+    let alone = answers(stage, None, b);
     assert_eq!(alone.len(), 1, "B alone does not answer alike: {alone:#?}");
     for module in others {
-        assert_eq!(answers(pin, Some(&importing(module)), b), alone, "beside who imports {module}");
+        assert_eq!(answers(stage, Some(&importing(module)), b), alone, "beside who imports {module}");
     }
     serde_json::from_str(alone.first().unwrap()).unwrap()
 }
@@ -122,7 +139,7 @@ fn has(seen: &Value, module: &str) -> bool {
 fn a_function_that_imports_the_package_alone_has_nothing_of_the_others_modules() {
     let pin = package("meddlera");
     let b = "import meddlera\ndef f(event):\n    return seen()\n";
-    let seen = same_beside_each(&pin, &["meddlera.plain", "meddlera.patch", "meddlera.hook"], b);
+    let seen = same_beside_each(&Stage::of(&pin), &["meddlera.plain", "meddlera.patch", "meddlera.hook"], b);
     assert_eq!(seen["dumps"], "[1]");
     assert!(has(&seen, "meddlera") && !has(&seen, "meddlera.plain") && !has(&seen, "colorsys"), "{seen}");
 }
@@ -131,7 +148,7 @@ fn a_function_that_imports_the_package_alone_has_nothing_of_the_others_modules()
 fn what_a_handler_imports_when_it_is_called_is_not_there_before() {
     let pin = package("meddlerb");
     let b = "def f(event):\n    found = seen()\n    import meddlerb.patch\n    return found\n";
-    let seen = same_beside_each(&pin, &["meddlerb.plain", "meddlerb.patch"], b);
+    let seen = same_beside_each(&Stage::of(&pin), &["meddlerb.plain", "meddlerb.patch"], b);
     assert!(!has(&seen, "meddlerb.patch"), "{seen}");
 }
 
@@ -139,7 +156,7 @@ fn what_a_handler_imports_when_it_is_called_is_not_there_before() {
 fn a_function_that_imports_the_same_module_accepts_what_it_does() {
     let pin = package("meddlerc");
     let b = "import meddlerc.plain, meddlerc.patch\ndef f(event):\n    return seen()\n";
-    let seen = same_beside_each(&pin, &["meddlerc.plain", "meddlerc.patch"], b);
+    let seen = same_beside_each(&Stage::of(&pin), &["meddlerc.plain", "meddlerc.patch"], b);
     // The answer itself went through it.
     let seen = &seen["patched"];
     assert_eq!(seen["dumps"], r#"{"patched": [1]}"#);
@@ -150,7 +167,20 @@ fn a_function_that_imports_the_same_module_accepts_what_it_does() {
 fn a_name_that_is_taken_out_of_a_package_is_no_module_of_that_name() {
     let pin = package("meddlerd");
     let b = "from meddlerd import tool\ndef f(event):\n    return [tool(), seen()]\n";
-    let seen = same_beside_each(&pin, &["meddlerd.plain", "meddlerd.tool"], b);
+    let seen = same_beside_each(&Stage::of(&pin), &["meddlerd.plain", "meddlerd.tool"], b);
     assert_eq!(seen[0], "a function");
     assert!(!has(&seen[1], "meddlerd.tool"), "{seen}");
+}
+
+#[test]
+fn a_function_with_a_snapshot_and_one_below_a_tree_file_are_as_alone() {
+    let pin = package("meddlere");
+    let b = "import meddlere\nX = 1\nimport meddlere.plain\ndef f(event):\n    return seen()\n";
+    let config = "reuse-sandbox: false\nsnapshot: true\n";
+    let snapshot = Stage { config, start: "snapshot", ..Stage::of(&pin) };
+    let seen = same_beside_each(&snapshot, &["meddlere.patch"], b);
+    assert!(has(&seen, "meddlere.plain") && !has(&seen, "meddlere.patch"), "{seen}");
+    let tree = Stage { tree: Some(r#"{"children": [{"packages": ["meddlere"]}]}"#), ..Stage::of(&pin) };
+    let seen = same_beside_each(&tree, &["meddlere.patch"], b);
+    assert!(has(&seen, "meddlere.plain") && !has(&seen, "meddlere.patch"), "{seen}");
 }
