@@ -251,6 +251,7 @@ impl Forest {
             let (env, path) = if own { (&[][..], &Pins::new()) } else { (need.env, need.pins) };
             let handler = handler(env, path, need.function, need.file);
             leaf.specialize(confinement, handler, mounts)?;
+            entry.charge(need.function);
             self.replenish(&tree, &entry);
             self.renew(&tree, &entry);
             self.replicate(&tree, &entry);

@@ -183,12 +183,40 @@ impl Forest {
     }
 
     /// Lets a function's snapshot nodes and code go, but for the version that is still served.
-    pub async fn forget(&self, function: &str, kept: Option<&str>) {
+    pub async fn forget(&self, function: &str, kept: Option<(&str, &Pins)>) {
+        let (kept, pins) = kept.unzip();
         self.code.forget(function, kept);
         let goes = |entry: &Entry| {
             entry.owner().is_some_and(|owner| owner.function == function && Some(&*owner.version) != kept)
         };
         self.remove_nodes(goes).await;
+        self.discharge(function, pins).await;
+    }
+
+    /// Lets the nodes go that a function was the last to use and that none of its pins asks
+    /// for any more, children before their parents. Leaves live on.
+    async fn discharge(&self, function: &str, pins: Option<&Pins>) {
+        let used = |entry: &Entry| pins.is_some_and(|pins| entry.closure.is_subset(pins));
+        for tree in self.trees.lock().await.values() {
+            let mut entries = tree.entries();
+            let mut unused: Vec<u64> = entries
+                .iter()
+                .filter(|entry| {
+                    !used(entry) && entry.parent.is_some() && entry.state().users.forget(function)
+                })
+                .map(|entry| entry.id)
+                .collect();
+            let is_parent = |entries: &[Arc<Entry>], id: u64| {
+                entries.iter().any(|entry| entry.parent.as_ref().is_some_and(|parent| parent.id == id))
+            };
+            while let Some(at) = unused.iter().position(|id| !is_parent(&entries, *id)) {
+                let id = unused.swap_remove(at);
+                for entry in entries.extract_if(.., |entry| entry.id == id) {
+                    tracing::info!(node = id, function, "a node goes with its last function");
+                    entry.let_go();
+                }
+            }
+        }
     }
 
     /// Lets the nodes of one function, and those of modules, go that were not used for long.
