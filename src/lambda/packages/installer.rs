@@ -130,7 +130,7 @@ impl Installer {
             Bind { source: out.to_owned(), target: OUT.to_owned(), writable: true },
         ];
         binds.extend(self.operator.binds.iter().cloned());
-        Command { argv, env, binds, limits: self.limits, network: Network::Host }
+        Command { argv, env, binds, limits: self.limits, network: Network::Host, outlet: None }
     }
 
     /// What a run that ended so means. None: it did what it should.
