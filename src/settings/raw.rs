@@ -109,7 +109,12 @@ section!(RawHttp {
     max_connections: u32 = 1024,
 });
 
-section!(RawInstaller { uv: String = String::new(), parallel: u32 = 2 });
+section!(RawInstaller {
+    uv: String = String::new(),
+    parallel: u32 = 2,
+    hosts: String = String::new(),
+    transfer_mb: u32 = 16_384,
+});
 
 section!(RawTrace {
     cgroups: bool = false,

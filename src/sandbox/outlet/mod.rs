@@ -93,6 +93,14 @@ impl Outlet {
         self.told().failures.clone()
     }
 
+    /// Refusals and then failures as one text, for an error about the command; `None` if all went well.
+    pub fn complaint(&self) -> Option<String> {
+        let told = self.told();
+        let refusals = told.refusals.iter().map(Refusal::to_string);
+        let sentences: Vec<_> = refusals.chain(told.failures.iter().cloned()).collect();
+        if sentences.is_empty() { None } else { Some(sentences.join("\n")) }
+    }
+
     /// Number of bytes that were moved so far, both ways together.
     pub fn moved(&self) -> u64 {
         self.moved.load(Ordering::Relaxed)
