@@ -99,6 +99,59 @@ fn a_source_package_reaches_neither_the_worker_nor_this_machine_while_it_is_buil
     worker.down();
 }
 
+#[test]
+fn a_file_that_an_index_has_elsewhere_is_refused_by_name_until_the_operator_allows_the_place() {
+    let worker = Worker::new();
+    let files = Site::with(|mut stream, head| {
+        let body = wheel();
+        let answer =
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+        let body = if head.starts_with("HEAD") { Vec::new() } else { body };
+        let _ = stream.write_all(&[answer.into_bytes(), body].concat());
+    });
+    let link = format!("<a href=\"{}far-1.0-py3-none-any.whl\">far-1.0-py3-none-any.whl</a>\n", files.url());
+    let index = Site::with(move |mut stream, _| {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n";
+        let _ = stream.write_all(format!("{head}Content-Length: {}\r\n\r\n{link}", link.len()).as_bytes());
+    });
+    let settings = format!("pip_mirror = \"{}\"\n", index.url());
+    std::fs::write(worker.path().join("hosier.toml"), &settings).unwrap();
+    let function = source(&[
+        ("f.py", "import far\ndef f(event):\n    return far.FAR\n"),
+        ("requirements.txt", "far==1.0\n"),
+    ]);
+    let deploy = ["deploy", function.path().to_str().unwrap(), "-n", "far"];
+    let said = worker.refused(&deploy);
+    let refused = format!("{} was refused", files.address);
+    assert!(
+        said.contains("far==1.0") && said.contains(&refused) && said.contains("installer.hosts"),
+        "{said}"
+    );
+    assert_eq!(files.asked(), Vec::<String>::new());
+
+    let allowed = format!("{settings}[installer]\nhosts = \"{}\"\n", files.address);
+    std::fs::write(worker.path().join("hosier.toml"), allowed).unwrap();
+    worker.ok(&deploy);
+    assert!(!files.asked().is_empty());
+    let mut worker = worker;
+    worker.up(&[]);
+    assert_eq!(worker.result("far", ""), 7);
+    worker.down();
+}
+
+/// A wheel of one module, zipped by Python.
+fn wheel() -> Vec<u8> {
+    let code = "import io, sys, zipfile\nout = io.BytesIO()\nwith zipfile.ZipFile(out, 'w') as z:\n    \
+                z.writestr('far.py', 'FAR = 7\\n')\n    \
+                z.writestr('far-1.0.dist-info/METADATA', 'Metadata-Version: 2.1\\nName: far\\nVersion: 1.0\\n')\n    \
+                z.writestr('far-1.0.dist-info/WHEEL', 'Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n')\n    \
+                z.writestr('far-1.0.dist-info/RECORD', 'far.py,,\\nfar-1.0.dist-info/RECORD,,\\n')\n\
+                sys.stdout.buffer.write(out.getvalue())\n";
+    let made = std::process::Command::new("/usr/bin/python3").args(["-c", code]).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    made.stdout
+}
+
 /// An index with one source package.
 fn index_of(package: Vec<u8>) -> Site {
     Site::with(move |mut stream, head| {

@@ -151,7 +151,7 @@ impl Installer {
             Ended::TimedOut => Some(Failure::TimedOut { runtime_s: self.limits.runtime_sec }),
             Ended::Exited(_) | Ended::Signaled(_) => Some(match (explain(output), complaint) {
                 // uv does not repeat the outlet's reasons.
-                (Failure::Network { tail }, Some(reasons)) => {
+                (Failure::Network { tail } | Failure::Other { tail }, Some(reasons)) => {
                     Failure::Network { tail: format!("{tail}\n{reasons}") }
                 }
                 (failure, _) => failure,
