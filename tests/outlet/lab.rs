@@ -37,10 +37,16 @@ pub struct Lab {
 
 /// Runs `test` with a sandbox floor, and expects that nothing of it is left.
 pub fn lab<F: Future<Output = ()>>(test: impl FnOnce(Lab) -> F) {
+    lab_after(|| {}, test);
+}
+
+/// The same, after `prepare` has run in the mount namespace that the floor will have.
+pub fn lab_after<F: Future<Output = ()>>(prepare: impl FnOnce(), test: impl FnOnce(Lab) -> F) {
     let dir = tempfile::Builder::new().prefix("hosier-outlet-").tempdir().unwrap();
     let group = format!("hosier-outlet-{}", std::process::id());
     host::check().unwrap();
     host::private_mounts().unwrap();
+    prepare();
     let leftovers = Leftovers {
         hierarchies: Hierarchies::detect().unwrap(),
         groups: vec![group.clone()],
