@@ -148,9 +148,9 @@ pub struct InstallerSettings {
     /// None: looked for.
     pub uv: Option<PathBuf>,
     pub parallel: usize,
-    /// What installs may reach beside the index and public addresses.
+    /// Places that installs may reach beside the index and public addresses.
     pub hosts: Vec<Place>,
-    /// What one step of an install may move over the network, in MiB.
+    /// Most that one step of an install moves over the network, in MiB.
     pub transfer_mib: u64,
 }
 

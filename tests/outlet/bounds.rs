@@ -1,4 +1,4 @@
-//! What a command cannot use up, and what ends with it.
+//! Bounds of an outlet: a command uses nothing up, and its connections end with it.
 
 use std::io::Read;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Where the operator has a proxy: the outlet goes through it, and keeps its credentials to itself.
+//! A proxy of the operator's: the outlet goes through it and keeps its credentials to itself.
 
 use std::io::Write;
 use std::net::TcpStream;

@@ -27,7 +27,7 @@ const TUNING: Tuning = Tuning {
 };
 pub const LIMITS: Limits =
     Limits { procs: 64, mem_mb: 250, cpu_percent: 200, swappiness: 0, runtime_sec: 60 };
-/// How long a test's spawner may take to clear up.
+/// Longest time that a test's spawner takes to clear up, in ms.
 const CLEARED_MS: u64 = 10_000;
 
 #[derive(Clone)]

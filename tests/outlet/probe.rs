@@ -77,7 +77,7 @@ pub fn policy(named: &[&str], vars: &[(&str, &str)]) -> Arc<Policy> {
     Arc::new(Policy { named, known: Vec::new(), proxies: Proxies::read(var).0 })
 }
 
-/// What comes of each of `ways` ("connect HOST:PORT", "plain URL", "direct HOST:PORT", "abstract NAME").
+/// Tries each of `ways` and returns the outcomes ("connect HOST:PORT", "plain URL", "direct HOST:PORT", "abstract NAME").
 /// Without an outlet they are tried in the host's network.
 pub async fn probe(lab: &Lab, ways: &[String], outlet: Option<&Arc<Outlet>>) -> Vec<Value> {
     let ways: Vec<_> = ways.iter().map(String::as_str).collect();

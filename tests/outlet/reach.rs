@@ -1,4 +1,4 @@
-//! What a command reaches: the configured index; nothing of this machine beside it.
+//! Reach of a command: the configured index, and nothing of this machine beside it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

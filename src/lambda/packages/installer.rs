@@ -29,7 +29,7 @@ pub struct Installer {
     pub python: PathBuf,
     pub limits: Limits,
     pub operator: Operator,
-    /// What one step may move over the network, in MiB.
+    /// Most that one step moves over the network, in MiB.
     pub transfer_mib: u64,
 }
 

@@ -58,7 +58,7 @@ pub(super) enum Way {
     Proxy(Metered, Proxy),
 }
 
-/// Why there is no way to a place.
+/// Reason that there is no way to a place.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoWay {
     #[error(transparent)]

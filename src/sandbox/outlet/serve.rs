@@ -56,7 +56,7 @@ const HOP_BY_HOP: [&str; 8] = [
 ];
 
 type Answer = Response<BoxBody<Bytes, hyper::Error>>;
-/// What a connection becomes when `CONNECT` was answered.
+/// Two ends to copy between once `CONNECT` was answered.
 type Tunnel = Mutex<Option<(hyper::upgrade::OnUpgrade, Way)>>;
 
 /// Serves connections for ever. Whoever drops this ends them all.
