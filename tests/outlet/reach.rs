@@ -79,11 +79,17 @@ fn the_configured_index_is_reached_in_both_ways_and_requests_are_made_plain() {
         let index = Site::serve(5);
         let outlet = Outlet::new(policy(&[&index.address.to_string()], &[]), 16);
         let url = format!("{}simple/six/?a=b", index.url());
-        let ways = [format!("connect {}", index.address), format!("plain {url}"), "environment .".to_owned()];
+        let ways = [
+            format!("connect {}", index.address),
+            format!("plain {url}"),
+            "environment .".to_owned(),
+            format!("tunnel {}", index.address),
+        ];
         let found = probe(&lab, &ways, Some(&outlet)).await;
         let (status, body) = answer(&found[0]);
         assert!(status == 200 && body.contains("X-Site: here"), "{found:?}");
         assert_eq!(answer(&found[1]), (200, "xxxxx"));
+        assert_eq!(answer(&found[3]), (200, "xxxxx"));
         assert_eq!(outlet.complaint(), None);
         assert!(outlet.moved() > 200, "{}", outlet.moved());
 
@@ -101,6 +107,7 @@ fn the_configured_index_is_reached_in_both_ways_and_requests_are_made_plain() {
         for name in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"] {
             assert_eq!(found[2][name], json!("http://127.0.0.1:3128"), "{found:?}");
         }
+        assert!(found[2].get("NO_PROXY").is_none(), "{found:?}");
     });
 }
 

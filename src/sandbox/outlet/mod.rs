@@ -87,6 +87,13 @@ impl Outlet {
         names.into_iter().map(|name| (name.to_owned(), format!("http://127.0.0.1:{PORT}")))
     }
 
+    /// Whether a variable would lead a program past the outlet.
+    pub(super) fn replaces(name: &str) -> bool {
+        ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"]
+            .iter()
+            .any(|own| name.eq_ignore_ascii_case(own))
+    }
+
     /// Places that were asked for and refused, first come first, each once; the first few.
     pub fn refusals(&self) -> Vec<Refusal> {
         self.told().refusals.clone()
