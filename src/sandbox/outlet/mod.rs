@@ -19,6 +19,7 @@ mod metered;
 mod policy;
 mod proxies;
 mod serve;
+mod socks;
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
