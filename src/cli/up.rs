@@ -21,7 +21,7 @@ use crate::lambda::registry::Registry;
 use crate::lambda::tree::Bounds;
 use crate::lambda::{Compiler, IdleInstances, Shared, Versions, Worker};
 use crate::sandbox::cgroup::Hierarchies;
-use crate::sandbox::{Limits, SandboxError, Sandboxes};
+use crate::sandbox::{Limits, SandboxError, Sandboxes, quotas};
 use crate::settings::{Rootfs, Settings, Tree};
 use crate::stats::Stats;
 use crate::trigger;
@@ -41,7 +41,8 @@ pub fn run(args: &UpArgs) -> Result<(), CliError> {
     super::begin_log(settings.trace_latency);
     let place = Place::of(&settings);
     place.check()?;
-    for note in settings.notes() {
+    let shares = quotas::notes(&quotas::Host::read(), settings.sandbox.max_sandboxes);
+    for note in settings.notes().iter().chain(&shares) {
         eprintln!("hosier: {note}");
     }
     if args.detach {

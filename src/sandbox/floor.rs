@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hosier_zygote::birth::{Birth, Pid1, Role};
+use hosier_zygote::quotas::Quotas;
 use hosier_zygote::sys::mount::{Attr, tmpfs};
 use hosier_zygote::sys::socket;
 use hosier_zygote::wire::{Confinement, ProcView, Walls};
@@ -29,6 +30,7 @@ use super::cgroup::{Group, Pool};
 use super::error::{About, During};
 use super::ids::{IdRange, Ids, RANGE};
 use super::life::{Estate, Identity, Kept};
+use super::quotas::{self, Host};
 use super::roster::Roster;
 use super::seccomp::Filters;
 use super::writable::{Wanted, WritableRoot};
@@ -90,6 +92,7 @@ pub struct Sandboxes {
     fresh: Pool,
     /// Of fresh processes, and of each tree.
     groups: Mutex<Vec<Arc<Group>>>,
+    quotas: Quotas,
     places: Arc<Semaphore>,
     roster: Roster,
     next: AtomicU64,
@@ -124,6 +127,7 @@ impl Sandboxes {
             group_names: parts.group_names,
             hierarchies: parts.hierarchies,
             ids: Ids::new(parts.seed),
+            quotas: quotas::shares(&Host::read(), parts.tuning.max_sandboxes, parts.tuning.netns_pool),
             places: Arc::new(Semaphore::new(parts.tuning.max_sandboxes)),
             roster: Roster::default(),
             next: AtomicU64::new(1),
@@ -364,6 +368,7 @@ impl Sandboxes {
             walls,
             first_id,
             ids: RANGE,
+            quotas: self.quotas.clone(),
             pid1: program.pid1,
             role: program.role,
             argv: program.argv,

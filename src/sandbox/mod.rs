@@ -14,6 +14,7 @@
 //! channel    the worker's end of a socket
 //! output     what a sandbox prints              pidfd      whose it is, is it there
 //! command    a program run once (an installer)  memory     of a process, of the machine
+//! quotas     a sandbox's share of what the kernel has for everybody
 //! host       what the machine must have; the run-time directory
 //! ```
 
@@ -32,6 +33,7 @@ pub mod memory;
 mod nets;
 mod output;
 pub mod pidfd;
+pub mod quotas;
 mod roster;
 pub mod seccomp;
 mod spawner;
