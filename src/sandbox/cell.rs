@@ -8,14 +8,13 @@
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use hosier_zygote::wire::Walls;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::cgroup::{Cgroup, Pool};
-use super::ids::IdRange;
+use super::ids::{IdRange, LeafId, LeafIds};
 use super::life::Kept;
 use super::view::{PACKAGES, View};
 use super::{Limits, MountPoint, Network, SandboxError, pidfd};
@@ -40,7 +39,7 @@ pub enum Purpose {
 pub struct UserNamespace {
     pub(super) ids: IdRange,
     pub(super) pool: Pool,
-    pub(super) next_leaf: AtomicU64,
+    pub(super) leaf_ids: LeafIds,
 }
 
 /// Walls that wait for a process.
@@ -67,6 +66,8 @@ pub struct Cell {
     pub(super) ids: Option<IdRange>,
     /// Its unprivileged id inside the user namespace.
     pub(super) uid: u32,
+    /// Holds that id, where others of the user namespace have theirs.
+    pub(super) leaf_id: Option<LeafId>,
     pub(super) kept: Vec<Kept>,
 }
 
@@ -143,6 +144,8 @@ impl Cell {
         tokio::task::spawn_blocking(move || {
             if let Err(error) = self.cgroup.kill().and_then(|()| self.cgroup.remove()) {
                 tracing::warn!(%error, "an abandoned control group could not be removed");
+                // Its ids may still be in use.
+                std::mem::forget((self.ids.take(), self.leaf_id.take()));
             }
         });
     }

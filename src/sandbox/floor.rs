@@ -28,7 +28,7 @@ use super::base::{STAGING, c_string};
 use super::cell::{Cell, Order, Purpose, UserNamespace};
 use super::cgroup::{Group, Pool};
 use super::error::{About, During};
-use super::ids::{IdRange, Ids, RANGE};
+use super::ids::{Claims, FIRST_LEAF_ID, IdRange, Ids, LeafId, LeafIds, RANGE};
 use super::life::{Estate, Identity, Kept};
 use super::quotas::{self, Host};
 use super::roster::Roster;
@@ -41,8 +41,6 @@ use crate::stats::Stats;
 
 /// Open descriptors of a confined process, at most.
 const FILES: u64 = 1024;
-/// Leaves of a tree take their ids from here up, inside the tree's range.
-const FIRST_LEAF_ID: u32 = 1_000;
 
 /// What a writable root holds of our own, beside what its sandbox may write.
 const OWN_MIB: u32 = 32;
@@ -106,6 +104,7 @@ pub struct Parts {
     /// The first for fresh processes, the others for trees.
     pub group_names: Vec<String>,
     pub seed: u32,
+    pub claims: Claims,
     pub limits: Limits,
     pub tuning: Tuning,
     pub stats: Arc<Stats>,
@@ -126,7 +125,7 @@ impl Sandboxes {
             fresh: Pool::new(group, 0, parts.limits, None),
             group_names: parts.group_names,
             hierarchies: parts.hierarchies,
-            ids: Ids::new(parts.seed),
+            ids: Ids::new(parts.seed, parts.claims),
             quotas: quotas::shares(&Host::read(), parts.tuning.max_sandboxes, parts.tuning.netns_pool),
             places: Arc::new(Semaphore::new(parts.tuning.max_sandboxes)),
             roster: Roster::default(),
@@ -146,7 +145,7 @@ impl Sandboxes {
         let group = Arc::new(group);
         self.groups.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&group));
         let pool = Pool::new(group, self.tuning.cgroup_pool, limits, Some(owner));
-        Ok(Arc::new(UserNamespace { ids, pool, next_leaf: AtomicU64::new(0) }))
+        Ok(Arc::new(UserNamespace { ids, pool, leaf_ids: LeafIds::new() }))
     }
 
     /// A pool of network namespaces for what is forked below a root zygote; `None`
@@ -216,7 +215,7 @@ impl Sandboxes {
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let ids = if namespace.is_none() { Some(self.ids.take()?) } else { None };
-        let uid = self.uid(purpose, namespace);
+        let (uid, leaf_id) = identity(purpose, namespace)?;
         let first = ids.as_ref().or(namespace.map(|namespace| &namespace.ids)).map_or(0, IdRange::first);
         let (socket, child_socket) = match purpose {
             Purpose::Leaf => socket::stream_pair(),
@@ -269,20 +268,9 @@ impl Sandboxes {
             permit,
             ids,
             uid,
+            leaf_id,
             kept,
         })
-    }
-
-    /// The id that foreign code will run under, inside the user namespace.
-    fn uid(&self, purpose: Purpose, namespace: Option<&UserNamespace>) -> u32 {
-        match (purpose, namespace) {
-            (Purpose::Zygote | Purpose::Command, _) => 0,
-            (Purpose::Leaf, None) => FIRST_LEAF_ID,
-            (Purpose::Leaf, Some(namespace)) => {
-                let number = namespace.next_leaf.fetch_add(1, Ordering::Relaxed);
-                FIRST_LEAF_ID + (number % u64::from(RANGE - 2 * FIRST_LEAF_ID)) as u32
-            }
-        }
     }
 
     /// A root for `uid` of the range that begins at `first`.
@@ -390,6 +378,7 @@ impl Sandboxes {
             _printing: printing,
             cgroup: cell.cgroup,
             ids: cell.ids,
+            leaf_id: cell.leaf_id,
             permit: cell.permit,
             kept: cell.kept,
         };
@@ -397,6 +386,21 @@ impl Sandboxes {
         let sandbox = Sandbox::new(identity, pidfd, estate, self.undertaker.clone(), self.roster.clone());
         let channel = Channel::new(cell.socket).about("a sandbox's socket")?;
         Ok(Started { sandbox, channel, output, ended: None })
+    }
+}
+
+/// The id that foreign code will run under, inside the user namespace.
+fn identity(
+    purpose: Purpose,
+    namespace: Option<&UserNamespace>,
+) -> Result<(u32, Option<LeafId>), SandboxError> {
+    match (purpose, namespace) {
+        (Purpose::Zygote | Purpose::Command, _) => Ok((0, None)),
+        (Purpose::Leaf, None) => Ok((FIRST_LEAF_ID, None)),
+        (Purpose::Leaf, Some(namespace)) => {
+            let id = namespace.leaf_ids.take()?;
+            Ok((id.inside(), Some(id)))
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use hosier_zygote::sys::process::kill_pidfd;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::cgroup::{Cgroup, Usage};
-use super::ids::IdRange;
+use super::ids::{IdRange, LeafId};
 use super::pidfd;
 use super::roster::{Line, Roster};
 use super::visit::{Placed, attach_inside};
@@ -39,6 +39,8 @@ pub(super) struct Estate {
     pub cgroup: Cgroup,
     /// Its own range of ids, where it has a user namespace of its own.
     pub ids: Option<IdRange>,
+    /// Its id among those of its tree.
+    pub leaf_id: Option<LeafId>,
     #[expect(dead_code, reason = "given back by its drop")]
     pub permit: Option<OwnedSemaphorePermit>,
     /// Prepared mounts that it has clones of.
@@ -209,6 +211,11 @@ impl Drop for Sandbox {
     }
 }
 
+/// Never gives the ids back: somebody who could not be killed may run under them.
+fn keep_ids(range: &mut Option<IdRange>, leaf_id: &mut Option<LeafId>) {
+    std::mem::forget((range.take(), leaf_id.take()));
+}
+
 #[derive(Debug)]
 struct Remains {
     killed: Instant,
@@ -244,8 +251,7 @@ impl Undertaker {
             for mut remains in lingering {
                 if !end(&mut remains, GONE_MS) {
                     tracing::warn!(cgroup = remains.estate.cgroup.name(), "a sandbox could not be killed");
-                    // Its ids may still be in use.
-                    std::mem::forget(remains.estate.ids.take());
+                    keep_ids(&mut remains.estate.ids, &mut remains.estate.leaf_id);
                 }
                 remove(*remains, &late_stats);
             }
@@ -270,11 +276,11 @@ fn end(remains: &mut Remains, bound_ms: u64) -> bool {
 }
 
 fn remove(remains: Remains, stats: &Stats) {
-    let killed = remains.killed;
-    let cgroup = remains.estate.cgroup;
-    let name = cgroup.name().to_owned();
-    if let Err(error) = cgroup.remove() {
+    let Remains { killed, mut estate, .. } = remains;
+    let name = estate.cgroup.name().to_owned();
+    if let Err(error) = estate.cgroup.remove() {
         tracing::warn!(cgroup = name, %error, "a control group could not be removed");
+        keep_ids(&mut estate.ids, &mut estate.leaf_id);
     }
     stats.record("Destroy()", killed.elapsed());
 }

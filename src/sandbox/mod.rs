@@ -47,6 +47,7 @@ pub use channel::Channel;
 pub use command::{Bind, Command, Ended, Outcome, RunError, Runner};
 pub use error::SandboxError;
 pub use floor::{Parts, Program, Sandboxes, Started, Tuning};
+pub use ids::Claims;
 pub use life::{Sandbox, Undertaker};
 pub use limits::{Limits, Network, PartialLimits};
 pub use nets::NetPool;
