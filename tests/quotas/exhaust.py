@@ -109,29 +109,61 @@ def refused():
     return {"calls": outcomes, "there": [path for path in DEVICES if os.path.exists(path)]}
 
 
-def pin_socket_memory():
+def pin_streams(large=False):
     """Fills as many sockets over `lo` as there are descriptors; how many."""
-    kept.append(socket.create_server(("127.0.0.1", 9000), backlog=1024))
-    sockets, chunk = [], b"x" * 65536
+    server = socket.create_server(("127.0.0.1", 9000), backlog=1024)
+
+    def pair():
+        one = socket.socket()
+        if large:
+            demand(one)
+        one.connect(("127.0.0.1", 9000))
+        other, _ = server.accept()
+        if large:
+            demand(other)
+        return one, other
+
+    return pin(pair, b"x" * 65536)
+
+
+def pin_large_streams():
+    return pin_streams(large=True)
+
+
+def pin_datagrams():
+    def single():
+        one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        demand(one)
+        one.bind(("127.0.0.1", 0))
+        one.connect(one.getsockname())
+        return (one,)
+
+    return pin(single, b"x" * 60000)
+
+
+def demand(end):
+    for buffer in socket.SO_SNDBUF, socket.SO_RCVBUF:
+        end.setsockopt(socket.SOL_SOCKET, buffer, 1 << 30)
+
+
+def pin(make, chunk):
     try:
         while True:
-            one = socket.create_connection(("127.0.0.1", 9000))
-            other, _ = kept[0].accept()
-            for end in (one, other):
+            for end in make():
                 end.setblocking(False)
-                sockets.append(end)
+                kept.append(end)
                 fill(end, chunk)
     except OSError as error:
         assert error.errno == errno.EMFILE, error
-    for end in sockets:
+    for end in kept:
         fill(end, chunk)
-    kept.extend(sockets)
-    return {"taken": len(sockets)}
+    return {"taken": len(kept)}
 
 
 def fill(end, chunk):
     try:
-        for _ in range(1000):
+        # Far beyond any buffer; datagrams that find no room vanish without an error.
+        for _ in range(16):
             end.send(chunk)
     except OSError:
         pass
