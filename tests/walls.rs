@@ -467,7 +467,7 @@ fn a_sandbox_that_lacks_a_layer_does_not_start() {
     const ANY: (u32, u32) = (0, u32::MAX);
     // What only a leaf does, so that its zygote stands.
     let leaf = [
-        layer("its own uid", 117, 0, (1000, u32::MAX - 1), "Identity"),
+        layer("its own uid", 117, 0, (1000, 65_535), "Identity"),
         layer("rlimits", 302, 1, (7, 7), "Rlimits"),
         layer("a cgroup namespace", 272, 0, (0x0200_0000, 0x0200_0000), "CgroupNamespace"),
     ];

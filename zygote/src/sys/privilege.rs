@@ -126,7 +126,7 @@ pub fn limit_quotas(signals: u64) -> Result<()> {
 
 /// Bounds what is counted for the owner of a user namespace that is made under this limit:
 /// processes and threads, at most `processes`. No core files: a limit of one byte also keeps
-/// the kernel from starting a handler (core(5)), which 0 does not. All children inherit it.
+/// the kernel from starting a handler (`do_coredump`), which 0 does not. All children inherit it.
 ///
 /// # Errors
 /// As `setrlimit(2)`.
