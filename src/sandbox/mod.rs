@@ -14,6 +14,7 @@
 //! channel    the worker's end of a socket
 //! output     what a sandbox prints              pidfd      whose it is, is it there
 //! command    a program run once (an installer)  memory     of a process, of the machine
+//! foreign    files that strangers wrote: by descriptor, without recursion
 //! host       what the machine must have; the run-time directory
 //! ```
 
@@ -24,6 +25,7 @@ mod channel;
 pub mod command;
 mod error;
 mod floor;
+pub mod foreign;
 pub mod host;
 mod ids;
 mod life;
