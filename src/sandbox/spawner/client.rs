@@ -261,3 +261,7 @@ async fn listen(shared: Arc<Shared>) {
     shared.waiting().clear();
     shared.gone.send_replace(true);
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;
