@@ -46,6 +46,8 @@ pub struct Settings {
     pub stop_timeout: Duration,
     pub limits: Limits,
     pub installer_limits: Limits,
+    /// The most that a function's own limits may be; where memory is 0, what the machine has.
+    pub max_limits: Limits,
     pub features: Features,
     pub sandbox: SandboxSettings,
     pub zygote: ZygoteSettings,
@@ -140,6 +142,16 @@ pub struct HttpSettings {
     pub total_timeout: Option<Duration>,
     pub body_limit_bytes: usize,
     pub max_connections: usize,
+    pub admin: Admin,
+}
+
+/// Who may use, at the port, all that is not a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admin {
+    /// Clients that send the worker's token.
+    Token,
+    /// Every client that reaches the port.
+    Open,
 }
 
 #[derive(Debug, Clone)]
@@ -174,6 +186,13 @@ impl Settings {
         let functions = Limits::default();
         let installers =
             Limits { procs: 64, mem_mb: 250, cpu_percent: 200, runtime_sec: 300, ..Limits::default() };
+        let most = Limits {
+            procs: 4096,
+            mem_mb: raw.mem_pool_mb,
+            cpu_percent: 102_400,
+            swappiness: 100,
+            runtime_sec: 86_400,
+        };
         Self {
             worker_dir: below(&raw.worker_dir, "worker"),
             worker_url: raw.worker_url,
@@ -189,6 +208,7 @@ impl Settings {
             stop_timeout: s(raw.stop_timeout_s),
             limits: raw.limits.or(functions),
             installer_limits: raw.installer_limits.or(installers),
+            max_limits: raw.max_limits.or(most),
             features: Features {
                 import_cache: !raw.features.import_cache.is_empty(),
                 enable_seccomp: raw.features.enable_seccomp,
@@ -239,6 +259,7 @@ impl Settings {
                 total_timeout: Some(ms(raw.http.total_timeout_ms)).filter(|time| !time.is_zero()),
                 body_limit_bytes: raw.http.body_limit_bytes as usize,
                 max_connections: raw.http.max_connections as usize,
+                admin: if raw.http.admin == "open" { Admin::Open } else { Admin::Token },
             },
             installer: InstallerSettings {
                 uv: Some(raw.installer.uv).filter(|path| !path.is_empty()).map(|path| dir.join(path)),
