@@ -18,6 +18,7 @@
 //! command    a program run once (an installer)  memory     of a process, of the machine
 //! outlet/    the one way out of a command's network namespace
 //! quotas     a sandbox's share of what the kernel has for everybody
+//! foreign    files that strangers wrote: by descriptor, without recursion
 //! host       what the machine must have; the run-time directory
 //! ```
 
@@ -29,6 +30,7 @@ pub mod command;
 mod confined;
 mod error;
 mod floor;
+pub mod foreign;
 mod homes;
 pub mod host;
 mod ids;

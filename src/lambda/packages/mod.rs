@@ -18,7 +18,7 @@ mod tools;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
@@ -35,6 +35,7 @@ pub use tools::{ToolError, ensure_uv, find_uv, python_version};
 use super::requirements::{Pin, Pins, PythonVersion};
 use super::tree::{self, TreeError};
 use super::{Blame, registry::fresh_dir};
+use crate::sandbox::foreign::{self, ForeignError};
 use crate::sandbox::{Command, Outcome, RunError, Runner};
 use crate::stats::Stats;
 
@@ -126,6 +127,7 @@ impl<R: Runner> Packages<R> {
     ) -> Result<Self, PackageError> {
         let locks = dir.join(LOCKS);
         fs::create_dir_all(&locks).map_err(PackageError::io(&locks))?;
+        foreign::sweep(dir);
         for entry in fs::read_dir(dir).map_err(PackageError::io(dir))? {
             let entry = entry.map_err(PackageError::io(dir))?;
             let name = entry.file_name().into_string().unwrap_or_default();
@@ -134,7 +136,7 @@ impl<R: Runner> Packages<R> {
             };
             // Locked: somebody is at work on it.
             if lock(&locks, &pin, FlockArg::LockExclusiveNonblock).is_ok() {
-                fs::remove_dir_all(entry.path()).map_err(PackageError::io(&entry.path()))?;
+                foreign::remove_late_or_warn(&entry.path());
             }
         }
         Ok(Self(Arc::new(Store {
@@ -293,15 +295,20 @@ impl<R: Runner> Store<R> {
         }
         tree::settle(&files).map_err(|source| PackageError::Files { pin: pin.clone(), source })?;
         let contents = contents::read(&files, self.python).map_err(PackageError::io(&files))?;
-        let meta = path.join(META);
+        // Beside the files is what a sandbox left: the entry is a directory of our own.
+        let entry = path.join("entry");
+        fresh_dir(&entry).map_err(PackageError::io(&entry))?;
+        fs::rename(&files, entry.join("files")).map_err(PackageError::io(&files))?;
+        let meta = entry.join(META);
         let text = serde_json::to_vec(&contents).map_err(|error| PackageError::io(&meta)(error.into()))?;
-        fs::write(&meta, text).map_err(PackageError::io(&meta))?;
+        let file = tree::new_file(&meta, false).and_then(|mut file| file.write_all(&text));
+        file.map_err(PackageError::io(&meta))?;
         // On disk before its name is: a power cut must not leave empty modules.
         let dir = File::open(&self.dir).map_err(PackageError::io(&self.dir))?;
         nix::unistd::syncfs(&dir).map_err(|error| PackageError::io(path)(error.into()))?;
         let target = self.dir.join(pin.to_string());
         remove(&target).map_err(PackageError::io(&target))?; // without meta.json: not ours
-        fs::rename(path, &target).map_err(PackageError::io(&target))?;
+        fs::rename(&entry, &target).map_err(PackageError::io(&target))?;
         dir.sync_all().map_err(PackageError::io(&self.dir))
     }
 
@@ -339,9 +346,7 @@ struct Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if let Err(error) = remove(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "staging was not removed");
-        }
+        foreign::remove_late_or_warn(&self.path);
     }
 }
 
@@ -353,15 +358,7 @@ fn lock(locks: &Path, pin: &Pin, how: FlockArg) -> io::Result<Flock<File>> {
 
 /// Removes a file or a directory with what is in it, if it is there.
 fn remove(path: &Path) -> io::Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+    foreign::remove(path).map_err(ForeignError::into_io)
 }
 
 #[cfg(test)]
