@@ -14,6 +14,7 @@
 //! channel    the worker's end of a socket
 //! output     what a sandbox prints              pidfd      whose it is, is it there
 //! command    a program run once (an installer)  memory     of a process, of the machine
+//! outlet/    the one way out of a command's network namespace
 //! host       what the machine must have; the run-time directory
 //! ```
 
@@ -30,6 +31,7 @@ mod life;
 pub mod limits;
 pub mod memory;
 mod nets;
+pub mod outlet;
 mod output;
 pub mod pidfd;
 mod roster;
@@ -48,6 +50,7 @@ pub use floor::{Parts, Program, Sandboxes, Started, Tuning};
 pub use life::{Sandbox, Undertaker};
 pub use limits::{Limits, Network, PartialLimits};
 pub use nets::NetPool;
+pub use outlet::Outlet;
 pub use output::{Output, OutputGuard};
 pub use spawner::{Leftovers, Spawner, start as start_spawner};
 pub use view::{HANDLER, PACKAGES, Spares, View, open_sealed};

@@ -24,7 +24,7 @@ use super::space::Space;
 use crate::lambda::registry::fresh_dir;
 use crate::lambda::requirements::Pin;
 use crate::lambda::tree;
-use crate::sandbox::{Command, Outcome, RunError, Runner};
+use crate::sandbox::{Command, Ended, RunError, Runner};
 
 /// Where a sandbox shows a step's two directories.
 pub(super) const INPUT: &str = "/input";
@@ -146,6 +146,16 @@ impl Write for Hashing {
     }
 }
 
+/// A step that ended.
+#[derive(Debug)]
+pub(super) struct Ran {
+    pub ended: Ended,
+    /// The last of what it printed, and the outlet's complaint if it failed.
+    pub output: String,
+    /// Places that its outlet refused or did not reach.
+    pub complaint: Option<String>,
+}
+
 /// Runs one step to its end, as soon as a slot is free, and ends it if it fills
 /// more of the disk than it may.
 pub(super) async fn run<R: Runner>(
@@ -154,15 +164,24 @@ pub(super) async fn run<R: Runner>(
     space: Space,
     command: Command,
     room: &Room,
-) -> Result<Outcome, StepError> {
+) -> Result<Ran, StepError> {
+    let outlet = command.outlet.clone();
     let closed = |_| StepError::Sandbox(RunError::new("the store is closed"));
     let _slot = slots.acquire().await.map_err(closed)?;
-    let outcome = tokio::select! {
+    let mut outcome = tokio::select! {
         outcome = runner.run(command) => outcome?,
         failure = space.exceeded(&room.out) => return Err(failure.into()),
     };
     // It may have ended between two looks.
-    if space.holds(&room.out).await { Ok(outcome) } else { Err(space.failure().into()) }
+    if !space.holds(&room.out).await {
+        return Err(space.failure().into());
+    }
+    let complaint = outlet.and_then(|outlet| outlet.complaint());
+    if let Some(complaint) = complaint.as_ref().filter(|_| outcome.ended != Ended::Exited(0)) {
+        // The program was told by a status, and repeats no reasons.
+        outcome.output = format!("{}\n{complaint}", outcome.output.trim_end());
+    }
+    Ok(Ran { ended: outcome.ended, output: outcome.output, complaint })
 }
 
 static NUMBER: AtomicU64 = AtomicU64::new(0);
