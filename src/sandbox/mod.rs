@@ -15,6 +15,7 @@
 //! output     what a sandbox prints              pidfd      whose it is, is it there
 //! command    a program run once (an installer)  memory     of a process, of the machine
 //! outlet/    the one way out of a command's network namespace
+//! foreign    files that strangers wrote: by descriptor, without recursion
 //! host       what the machine must have; the run-time directory
 //! ```
 
@@ -25,6 +26,7 @@ mod channel;
 pub mod command;
 mod error;
 mod floor;
+pub mod foreign;
 pub mod host;
 mod ids;
 mod life;
