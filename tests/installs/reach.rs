@@ -53,7 +53,7 @@ def look():
         "places": places,
         "secret": b"hunter2" in everything or b"127.0.0.1:%d" % PORTS["index"] in everything,
         "files": {path: reads(path)[:40].decode("ascii", "replace") for path in FILES},
-        "written": {path: writes(path) for path in ("/input/x", "/wheels/x", "/source/x", "/installer/uv")},
+        "written": {path: writes(path) for path in ("/input/x", "/wheels/x", "/installer/uv")},
         "cache": sorted(os.listdir(os.environ["UV_CACHE_DIR"])) if "UV_CACHE_DIR" in os.environ else [],
         "status": {
             key: value.strip()
