@@ -17,12 +17,23 @@ use crate::lambda::registry::Registry;
 use crate::lambda::requirements::{Pin, Pins};
 use crate::lambda::tree::Bounds;
 use crate::lambda::{FunctionName, archive, code};
+use crate::sandbox::foreign;
 use crate::settings::Settings;
 use crate::stats::Stats;
+
+/// Longest wait for the removal of what an install left.
+const REMOVING_BOUND: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// # Errors
 /// The function is malformed, or a package cannot be installed: nothing is stored then.
 pub fn run(path: &Path, args: &PlaceArgs, name: Option<&str>, json: bool) -> Result<(), CliError> {
+    let result = deploy(path, args, name, json);
+    // What is not removed by then, the next command or worker removes.
+    foreign::wait_until_removed(REMOVING_BOUND);
+    result
+}
+
+fn deploy(path: &Path, args: &PlaceArgs, name: Option<&str>, json: bool) -> Result<(), CliError> {
     let settings = Settings::load(&args.dir, &[])?;
     let place = Place::of(&settings);
     place.check()?;
@@ -64,7 +75,7 @@ struct TempDir(std::path::PathBuf);
 
 impl Drop for TempDir {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = foreign::remove(&self.0);
     }
 }
 

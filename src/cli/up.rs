@@ -21,6 +21,7 @@ use crate::lambda::registry::Registry;
 use crate::lambda::tree::Bounds;
 use crate::lambda::{Compiler, IdleInstances, Shared, Versions, Worker};
 use crate::sandbox::cgroup::Hierarchies;
+use crate::sandbox::foreign;
 use crate::sandbox::{Limits, SandboxError, Sandboxes};
 use crate::settings::{Rootfs, Settings, Tree};
 use crate::stats::Stats;
@@ -54,9 +55,11 @@ pub fn run(args: &UpArgs) -> Result<(), CliError> {
     }
     let lock = place.lock()?;
     let site = Site { run: place.run(), group: place.group(), socket: Some(place.socket()) };
-    clear_dead_deploys(&place, &Hierarchies::detect().map_err(SandboxError::from)?)?;
+    clear_dead_deploys(&place, &Hierarchies::detect().map_err(SandboxError::from)?);
     let foundation = Foundation::lay(&site)?;
     let leftovers = foundation.leftovers();
+    // The spawner is forked: threads may begin.
+    foreign::sweep(&place.worker);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.worker_threads)
         .enable_all()

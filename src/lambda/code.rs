@@ -21,6 +21,7 @@ use super::registry::{Registry, RegistryError};
 use super::requirements::{self, Pins, PythonVersion, RequirementsError};
 use super::tree::{self, Bounds, TreeError, make_dir};
 use super::{Blame, FunctionName};
+use crate::sandbox::foreign::{self, ForeignError};
 use crate::sandbox::{Bind, Command, Ended, Limits, Network, RunError, Runner};
 use crate::settings::Settings;
 
@@ -191,10 +192,11 @@ impl<R: Runner> Versions<R> {
         runner: Arc<R>,
     ) -> Result<Self, CodeError> {
         fs::create_dir_all(dir).map_err(CodeError::io(dir))?;
+        foreign::sweep(dir);
         for entry in fs::read_dir(dir).map_err(CodeError::io(dir))? {
             let path = entry.map_err(CodeError::io(dir))?.path();
             if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(STAGING)) {
-                fs::remove_dir_all(&path).map_err(CodeError::io(&path))?;
+                foreign::remove_late_or_warn(&path);
             }
         }
         Ok(Self { dir: dir.to_owned(), registry, compiler, bounds, runner })
@@ -239,7 +241,8 @@ impl<R: Runner> Versions<R> {
         for entry in entries {
             let entry = entry.map_err(CodeError::io(&dir))?;
             if !keep.iter().any(|digest| entry.file_name() == *digest) {
-                fs::remove_dir_all(entry.path()).map_err(CodeError::io(&entry.path()))?;
+                let removed = foreign::remove(&entry.path()).map_err(ForeignError::into_io);
+                removed.map_err(CodeError::io(&entry.path()))?;
             }
         }
         if keep.is_empty() {
@@ -325,12 +328,7 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        match fs::remove_dir_all(&self.0) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(path = %self.0.display(), %error, "staging was not removed");
-            }
-            _ => {}
-        }
+        foreign::remove_late_or_warn(&self.0);
     }
 }
 

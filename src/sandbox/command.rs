@@ -1,9 +1,7 @@
 //! A program run once in a fresh sandbox: what an installer is.
 
 use std::future::Future;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::lchown;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +13,7 @@ use nix::libc;
 use tokio::runtime::RuntimeFlavor;
 
 use super::error::{About, During};
+use super::foreign::{self, ForeignError, Tree};
 use super::{
     Limits, MountPoint, Network, Order, Outlet, Output, Program, Purpose, SandboxError, Sandboxes, Started,
     open_sealed, outlet,
@@ -191,22 +190,25 @@ async fn tail(output: Output) -> Vec<u8> {
 /// Writable directories belong to the sandbox until this is dropped, which
 /// waits until nobody is left there who could write.
 struct Lent {
-    paths: Vec<PathBuf>,
+    /// Opened before anything foreign ran in them: no name means another one later.
+    trees: Vec<Tree>,
     to: Option<Arc<OwnedFd>>,
 }
 
 fn lend(binds: &[Bind], owner: u32) -> Result<Lent, SandboxError> {
-    let mut lent = Lent { paths: Vec::new(), to: None };
+    let mut lent = Lent { trees: Vec::new(), to: None };
     for bind in binds.iter().filter(|bind| bind.writable) {
-        lent.paths.push(bind.source.clone());
-        give(&bind.source, owner).about(&bind.source)?;
+        let tree = Tree::open(&bind.source).map_err(ForeignError::into_io).about(&bind.source)?;
+        lent.trees.push(tree);
+        let given = lent.trees.last().map_or(Ok(()), |tree| give(tree, owner));
+        given.map_err(ForeignError::into_io).about(&bind.source)?;
     }
     Ok(lent)
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let (paths, to) = (std::mem::take(&mut self.paths), self.to.take());
+        let (trees, to) = (std::mem::take(&mut self.trees), self.to.take());
         let take_back = move || {
             if let Some(process) = &to {
                 let _ = kill_pidfd(process.as_fd());
@@ -215,9 +217,9 @@ impl Drop for Lent {
                     return;
                 }
             }
-            for path in &paths {
-                if let Err(error) = give(path, 0) {
-                    tracing::warn!(path = %path.display(), %error, "a directory could not be taken back");
+            for tree in &trees {
+                if let Err(error) = give(tree, 0) {
+                    tracing::warn!(path = %tree.path().display(), %error, "a directory could not be taken back");
                 }
             }
         };
@@ -231,19 +233,12 @@ impl Drop for Lent {
     }
 }
 
-/// Gives a tree to `owner`, never through a link. Not by recursion: how deep it is
-/// was a stranger's choice.
-fn give(path: &Path, owner: u32) -> io::Result<()> {
-    let mut open = vec![path.to_owned()];
-    while let Some(path) = open.pop() {
-        lchown(&path, Some(owner), Some(owner))?;
-        if std::fs::symlink_metadata(&path)?.is_dir() {
-            for entry in std::fs::read_dir(&path)? {
-                open.push(entry?.path());
-            }
-        }
-    }
-    Ok(())
+/// Largest tree whose owner is changed. What is larger stays the sandbox's: the walks of
+/// those who use it have narrower bounds, so that they refuse it.
+const GIVEN: foreign::Bounds = foreign::Bounds { entries: 1_000_000, bytes: u64::MAX, depth: usize::MAX };
+
+fn give(tree: &Tree, owner: u32) -> Result<(), ForeignError> {
+    tree.give(owner, GIVEN).map(drop)
 }
 
 fn open_writable(source: &Path) -> Result<OwnedFd, SandboxError> {

@@ -26,7 +26,7 @@ mod tools;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
@@ -42,12 +42,13 @@ pub use operator::Operator;
 pub use space::Space;
 pub use tools::{ToolError, ensure_uv, find_uv, python_version};
 
-use step::{Room, Steps};
+use step::Steps;
 use supply::{Supplied, Supply};
 
 use super::requirements::{Pin, Pins, PythonVersion};
 use super::tree::{self, TreeError};
 use super::{Blame, registry::fresh_dir};
+use crate::sandbox::foreign::{self, ForeignError};
 use crate::sandbox::{RunError, Runner};
 use crate::stats::Stats;
 
@@ -141,6 +142,7 @@ impl<R: Runner> Packages<R> {
     ) -> Result<Self, PackageError> {
         let locks = dir.join(LOCKS);
         fs::create_dir_all(&locks).map_err(PackageError::io(&locks))?;
+        foreign::sweep(dir);
         for entry in fs::read_dir(dir).map_err(PackageError::io(dir))? {
             let entry = entry.map_err(PackageError::io(dir))?;
             let name = entry.file_name().into_string().unwrap_or_default();
@@ -150,7 +152,7 @@ impl<R: Runner> Packages<R> {
             };
             // Locked: somebody is at work on it.
             if lock(&locks, &pin, FlockArg::LockExclusiveNonblock).is_ok() {
-                fs::remove_dir_all(entry.path()).map_err(PackageError::io(&entry.path()))?;
+                foreign::remove_late_or_warn(&entry.path());
             }
         }
         Ok(Self(Arc::new(Store {
@@ -317,11 +319,11 @@ impl<R: Runner> Store<R> {
         // Below the lock until it is dropped, also if this future is.
         let staging = Staging { path: self.dir.join(format!("{STAGING}{pin}")), _claim: claim };
         fresh_dir(&staging.path).map_err(PackageError::io(&staging.path))?;
-        let room = Room::new(&staging.path, "unpack").map_err(|error| error.of(&pin))?;
+        let room = supply.room("unpack").map_err(|error| error.of(&pin))?;
         supply.unpack(&wheel, &room).await.map_err(|error| error.of(&pin))?;
         let store = self.clone();
         let finished = tokio::task::spawn_blocking(move || {
-            supply::settle(&room, &staging.path.join("files")).map_err(PackageError::io(&staging.path))?;
+            supply::settle(&room, &staging.path.join("files")).map_err(|error| error.of(&pin))?;
             drop(room);
             store.finish(&pin, &staging)
         });
@@ -337,7 +339,8 @@ impl<R: Runner> Store<R> {
         let contents = contents::read(&files, self.python).map_err(PackageError::io(&files))?;
         let meta = path.join(META);
         let text = serde_json::to_vec(&contents).map_err(|error| PackageError::io(&meta)(error.into()))?;
-        fs::write(&meta, text).map_err(PackageError::io(&meta))?;
+        let file = tree::new_file(&meta, false).and_then(|mut file| file.write_all(&text));
+        file.map_err(PackageError::io(&meta))?;
         // On disk before its name is: a power cut must not leave empty modules.
         let dir = File::open(&self.dir).map_err(PackageError::io(&self.dir))?;
         nix::unistd::syncfs(&dir).map_err(|error| PackageError::io(path)(error.into()))?;
@@ -375,9 +378,7 @@ struct Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if let Err(error) = remove(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "staging was not removed");
-        }
+        foreign::remove_late_or_warn(&self.path);
     }
 }
 
@@ -389,15 +390,7 @@ fn lock(locks: &Path, pin: &Pin, how: FlockArg) -> io::Result<Flock<File>> {
 
 /// Removes a file or a directory with what is in it, if it is there.
 fn remove(path: &Path) -> io::Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+    foreign::remove(path).map_err(ForeignError::into_io)
 }
 
 #[cfg(test)]
