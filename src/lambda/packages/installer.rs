@@ -166,7 +166,13 @@ impl Installer {
             Ended::Exited(0) => None,
             Ended::OutOfMemory => Some(Failure::OutOfMemory { mem_mib: self.limits.mem_mb }),
             Ended::TimedOut => Some(Failure::TimedOut { runtime_s: self.limits.runtime_sec }),
-            Ended::Exited(_) | Ended::Signaled(_) => Some(explain(&self.operator.redact(&ran.output))),
+            Ended::Exited(_) | Ended::Signaled(_) => {
+                // uv does not say that its outlet refused.
+                Some(match (explain(&self.operator.redact(&ran.output)), &ran.complaint) {
+                    (Failure::Other { tail }, Some(_)) => Failure::Network { tail },
+                    (failure, _) => failure,
+                })
+            }
         }
     }
 
