@@ -19,7 +19,7 @@ use crate::lambda::function::Floor;
 use crate::lambda::packages::{Installer, Packages, python_version};
 use crate::lambda::registry::Registry;
 use crate::lambda::tree::Bounds;
-use crate::lambda::{Compiler, IdleInstances, Shared, Versions, Worker};
+use crate::lambda::{Compiler, IdleInstances, Shared, Terms, Versions, Worker};
 use crate::sandbox::cgroup::Hierarchies;
 use crate::sandbox::foreign;
 use crate::sandbox::{Limits, SandboxError, Sandboxes};
@@ -176,7 +176,8 @@ fn worker(
     let bounds = Bounds::default();
     let registry = Registry::open(&settings.registry, bounds)?;
     let python = python_version(&settings.sandbox.python)?;
-    let compiler = Compiler::from_settings(settings, python);
+    let terms = Terms::new(settings, python);
+    let compiler = Compiler::from_settings(settings, terms);
     let versions = Versions::open(&place.code(), registry.clone(), compiler, bounds, Arc::clone(sandboxes))?;
     let shared = Shared {
         forest: Arc::clone(forest),
@@ -191,7 +192,7 @@ fn worker(
         registry,
         versions,
         packages,
-        python,
+        terms,
         shared,
         registry_cache: settings.registry_cache,
         queue_len: settings.sandbox.queue_len,

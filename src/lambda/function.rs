@@ -21,8 +21,7 @@ use super::instance::{Instance, Job, Shared};
 use super::log::FunctionLog;
 use super::packages::Packages;
 use super::registry::{Fingerprint, Registry};
-use super::requirements::PythonVersion;
-use super::{Answer, FunctionName, Invocation, InvokeError, Version, Versions};
+use super::{Answer, FunctionName, Invocation, InvokeError, Terms, Version, Versions};
 use crate::sandbox::Sandboxes;
 
 /// What all functions of a worker share.
@@ -30,7 +29,7 @@ pub struct Floor {
     pub registry: Registry,
     pub versions: Versions<Sandboxes>,
     pub packages: Packages<Sandboxes>,
-    pub python: PythonVersion,
+    pub terms: Terms,
     pub shared: Shared,
     pub registry_cache: Duration,
     pub queue_len: usize,
