@@ -23,7 +23,7 @@ use super::tree::{self, Bounds, TreeError, make_dir};
 use super::{Blame, FunctionName};
 use crate::sandbox::foreign::{self, ForeignError};
 use crate::sandbox::memory::MachineMemory;
-use crate::sandbox::{Bind, Command, Ended, Limits, Network, RunError, Runner};
+use crate::sandbox::{Bind, Code, Command, Ended, Limits, Network, RunError, Runner};
 use crate::settings::Settings;
 
 /// No function's name begins with it.
@@ -287,6 +287,7 @@ impl<R: Runner> Versions<R> {
             limits: self.compiler.limits,
             network: Network::None,
             outlet: None,
+            code: Code::Tool,
         };
         let outcome = self.runner.run(command).await?;
         if !matches!(outcome.ended, Ended::Exited(_)) {

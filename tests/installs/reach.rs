@@ -17,7 +17,9 @@ use crate::{deploy, names, refused, said, worker};
 /// Tries what `TARGETS` names, and tells what answered. Serves the build and, as a
 /// control, a plain process of the host's.
 const PROBE: &str = r#"
-import errno, glob, os, socket
+import ctypes, errno, glob, os, socket
+
+LIBC = ctypes.CDLL(None, use_errno=True)
 
 def tries(family, address):
     with socket.socket(family, socket.SOCK_STREAM) as sock:
@@ -60,6 +62,8 @@ def look():
             for key, _, value in (line.partition(":") for line in open("/proc/self/status"))
             if key in ("CapEff", "CapBnd", "NoNewPrivs", "Seccomp")
         },
+        # shmget: an installer's filter lets it pass, a leaf's does not.
+        "shmget": "done" if LIBC.shmget(0, 4096, 0o1600) >= 0 else errno.errorcode[ctypes.get_errno()],
         "host_uid": int(open("/proc/self/uid_map").read().split()[1]),
     }
 "#;
@@ -116,6 +120,7 @@ fn a_build_reaches_no_network_no_password_and_no_file_of_the_hosts() {
         assert!(!seen["cache"].as_array().unwrap().contains(&"left".into()), "{seen}");
         assert_eq!(seen["status"]["CapEff"], "0000000000000000", "{seen}");
         assert_eq!((&seen["status"]["NoNewPrivs"], &seen["status"]["Seccomp"]), (&"1".into(), &"2".into()));
+        assert_eq!(seen["shmget"], "EPERM", "not a leaf's filter: {seen}");
         assert_ne!(seen["host_uid"], 0, "{seen}");
     }
     worker.down();
