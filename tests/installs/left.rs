@@ -1,10 +1,12 @@
 //! What a build leaves: much, links, FIFOs, nests, and lies about it.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
 
 use crate::index::{File, Index};
-use crate::sources::with_backend;
+use crate::sources::{wheel, with_backend};
 use crate::{deploy, refused, said, worker};
 
 fn index(backends: &[&str]) -> Index {
@@ -38,6 +40,40 @@ fn a_build_that_writes_more_than_it_may_is_ended_and_says_which_setting() {
         let said = refused(&worker, pin);
         assert!(said.contains(pin.trim()) && said.contains(part), "{part} in {said}");
     }
+}
+
+#[test]
+fn a_file_or_a_wheel_that_is_more_than_it_may_be_is_refused_and_says_which_setting() {
+    let (file, content) = wheel("evil", "1.0", &[], "");
+    let grow = "import io, sys, zipfile\nout = io.BytesIO(sys.stdin.buffer.read())\n\
+                with zipfile.ZipFile(out, 'a') as new: new.writestr('big.bin', bytes(20 << 20))\n\
+                sys.stdout.buffer.write(out.getvalue())\n";
+    let content = piped(grow, &content);
+    // Deflated it is small, and unpacked it is not.
+    let script = "import io, sys, zipfile\nsource = zipfile.ZipFile(io.BytesIO(sys.stdin.buffer.read()))\n\
+                  out = io.BytesIO()\nwith zipfile.ZipFile(out, 'w', zipfile.ZIP_DEFLATED) as new:\n    \
+                  for name in source.namelist(): new.writestr(name.replace('1.0', '2.0'), source.read(name)\
+                  .replace(b'Version: 1.0', b'Version: 2.0').replace(b'Wheel-Version: 2.0', b'Wheel-Version: 1.0'))\n\
+                  sys.stdout.buffer.write(out.getvalue())\n";
+    let small = piped(script, &content);
+    assert!(small.len() < 1 << 20);
+    let bomb = ("evil-2.0-py3-none-any.whl".to_owned(), File::from(small));
+    let worker = worker(&Index::new(vec![(file, content.into()), bomb]), "[installer]\ndisk_mb = 16\n");
+    for pin in ["evil==1.0\n", "evil==2.0\n"] {
+        let said = refused(&worker, pin);
+        assert!(said.contains(pin.trim()) && said.contains("installer.disk_mb"), "{said}");
+    }
+}
+
+/// What a Python script makes of `input`.
+fn piped(script: &str, input: &[u8]) -> Vec<u8> {
+    let mut python = Command::new("/usr/bin/python3");
+    let mut child =
+        python.args(["-I", "-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    output.stdout
 }
 
 #[test]
