@@ -109,7 +109,13 @@ section!(RawHttp {
     max_connections: u32 = 1024,
 });
 
-section!(RawInstaller { uv: String = String::new(), parallel: u32 = 2 });
+section!(RawInstaller {
+    uv: String = String::new(),
+    parallel: u32 = 2,
+    build: toml::Value = toml::Value::Boolean(true),
+    disk_mb: u32 = 8192,
+    disk_inodes: u64 = 300_000,
+});
 
 section!(RawTrace {
     cgroups: bool = false,

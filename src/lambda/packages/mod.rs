@@ -11,12 +11,20 @@
 //!
 //! A pin is there complete, by a rename at the end, or not at all.
 
+mod build;
 mod contents;
+mod failure;
+mod fetch;
 mod installer;
+mod lock;
 mod operator;
+mod resolve;
+mod space;
+mod step;
+mod supply;
 mod tools;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,19 +36,26 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 pub use contents::Contents;
-pub use installer::{Failure, Installer};
+pub use failure::Failure;
+pub use installer::{BuildPolicy, Installer};
 pub use operator::Operator;
+pub use space::Space;
 pub use tools::{ToolError, ensure_uv, find_uv, python_version};
+
+use step::{Room, Steps};
+use supply::{Supplied, Supply};
 
 use super::requirements::{Pin, Pins, PythonVersion};
 use super::tree::{self, TreeError};
 use super::{Blame, registry::fresh_dir};
-use crate::sandbox::{Command, Outcome, RunError, Runner};
+use crate::sandbox::{RunError, Runner};
 use crate::stats::Stats;
 
 const STAGING: &str = ".staging-";
 const LOCKS: &str = ".locks";
 const META: &str = "meta.json";
+/// Pins that are resolved and fetched together; each holds a lock's descriptor.
+const BATCH_PINS: usize = 64;
 
 /// A package cannot be made ready.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +120,7 @@ struct Store<R> {
     runner: Arc<R>,
     stats: Arc<Stats>,
     /// How many installers may run.
-    slots: Semaphore,
+    slots: Arc<Semaphore>,
     /// Who installs a pin in this process; others wait without a thread.
     turns: Mutex<HashMap<Pin, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -129,6 +144,7 @@ impl<R: Runner> Packages<R> {
         for entry in fs::read_dir(dir).map_err(PackageError::io(dir))? {
             let entry = entry.map_err(PackageError::io(dir))?;
             let name = entry.file_name().into_string().unwrap_or_default();
+            step::clear_dead(dir, &name).map_err(PackageError::io(&entry.path()))?;
             let Some(pin) = name.strip_prefix(STAGING).and_then(|pin| pin.parse::<Pin>().ok()) else {
                 continue;
             };
@@ -143,7 +159,7 @@ impl<R: Runner> Packages<R> {
             installer,
             runner,
             stats,
-            slots: Semaphore::new(parallel.max(1)),
+            slots: Arc::new(Semaphore::new(parallel.max(1))),
             turns: Mutex::default(),
         })))
     }
@@ -187,29 +203,11 @@ impl<R: Runner> Packages<R> {
             return Ok(());
         }
         progress.begin(missing.len());
-        let mut running = JoinSet::new();
-        for (index, pin) in missing.into_iter().enumerate() {
-            let (store, progress) = (self.0.clone(), progress.clone());
-            running.spawn(async move {
-                let result = store.install(&pin).await;
-                if result.is_ok() {
-                    progress.installed(&pin);
-                }
-                (index, result)
-            });
+        let mut failed: BTreeMap<Pin, PackageError> = BTreeMap::new();
+        for batch in missing.chunks(BATCH_PINS) {
+            failed.extend(self.0.install(batch, &progress).await?);
         }
-        let mut first: Option<(usize, PackageError)> = None;
-        while let Some(joined) = running.join_next().await {
-            match joined {
-                Ok((_, Ok(()))) => {}
-                Ok((index, Err(error))) if first.as_ref().is_none_or(|(known, _)| index < *known) => {
-                    first = Some((index, error));
-                }
-                Ok(_) => {}
-                Err(_) => return Err(PackageError::Abandoned),
-            }
-        }
-        first.map_or(Ok(()), |(_, error)| Err(error))
+        failed.into_values().next().map_or(Ok(()), Err)
     }
 }
 
@@ -245,50 +243,96 @@ impl<R: Runner> Store<R> {
         }
     }
 
-    async fn install(self: &Arc<Self>, pin: &Pin) -> Result<(), PackageError> {
-        let turn = self.turn(pin);
-        let _turn = turn.lock().await;
-        if self.has(pin) {
-            return Ok(());
-        }
-        // The slot before the lock: who waits holds no descriptor and no thread.
-        let _slot = self.slots.acquire().await.map_err(|_| PackageError::Abandoned)?;
-        let uv = self.installer.find_uv()?;
-        let lock = {
-            let (locks, pin) = (self.dir.join(LOCKS), pin.clone());
-            let locked = tokio::task::spawn_blocking(move || lock(&locks, &pin, FlockArg::LockExclusive));
-            locked.await.map_err(|_| PackageError::Abandoned)?.map_err(PackageError::io(&self.dir))?
-        };
-        if self.has(pin) {
-            return Ok(());
-        }
+    /// Installs `pins`, which are sorted, and returns those that failed. Pins are
+    /// claimed in their order, here and in every other process, so that no two
+    /// installs wait for each other.
+    async fn install(
+        self: &Arc<Self>,
+        pins: &[Pin],
+        progress: &Arc<dyn Progress>,
+    ) -> Result<Vec<(Pin, PackageError)>, PackageError> {
         let began = Instant::now();
+        let uv = self.installer.find_uv()?;
+        let mut claims = Vec::new();
+        for pin in pins {
+            match self.claim(pin).await? {
+                Some(claim) => claims.push(claim),
+                None => progress.installed(pin),
+            }
+        }
+        let Some(first) = claims.first() else { return Ok(Vec::new()) };
+        let steps = Steps::new(&self.dir).map_err(|error| error.of(&first.pin))?;
+        let (installer, runner) = (self.installer.clone(), self.runner.clone());
+        let supply = Arc::new(Supply::new(installer, uv, runner, self.slots.clone(), steps));
+        let claimed: Vec<_> = claims.iter().map(|claim| claim.pin.clone()).collect();
+        let mut running = JoinSet::new();
+        let mut failed = Vec::new();
+        for (claim, supplied) in claims.into_iter().zip(supply.fetch_all(&claimed).await) {
+            let (store, supply, progress) = (self.clone(), supply.clone(), progress.clone());
+            let pin = claim.pin.clone();
+            match supplied {
+                Ok(supplied) => running.spawn(async move {
+                    store.complete(claim, supplied, &supply).await.map_err(|error| (pin.clone(), error))?;
+                    store.stats.record("pull-package", began.elapsed());
+                    tracing::info!(package = %pin, took_ms = began.elapsed().as_millis(), "package installed");
+                    progress.installed(&pin);
+                    Ok(())
+                }),
+                Err(error) => {
+                    failed.push((pin.clone(), error.of(&pin)));
+                    continue;
+                }
+            };
+        }
+        while let Some(joined) = running.join_next().await {
+            failed.extend(joined.map_err(|_| PackageError::Abandoned)?.err());
+        }
+        Ok(failed)
+    }
+
+    /// Makes `pin` this install's to install; None if it is there. Waits for whoever
+    /// installs it.
+    async fn claim(self: &Arc<Self>, pin: &Pin) -> Result<Option<Claim>, PackageError> {
+        // Within this process without a thread.
+        let turn = self.turn(pin).lock_owned().await;
+        if self.has(pin) {
+            return Ok(None);
+        }
+        let (locks, owned) = (self.dir.join(LOCKS), pin.clone());
+        let locked = tokio::task::spawn_blocking(move || lock(&locks, &owned, FlockArg::LockExclusive));
+        let lock = locked.await.map_err(|_| PackageError::Abandoned)?.map_err(PackageError::io(&self.dir))?;
+        let claim = Claim { pin: pin.clone(), _lock: lock, _turn: turn };
+        Ok((!self.has(pin)).then_some(claim))
+    }
+
+    /// Makes an entry of the store from what was fetched for a claimed pin.
+    async fn complete(
+        self: &Arc<Self>,
+        claim: Claim,
+        supplied: Supplied,
+        supply: &Supply<R>,
+    ) -> Result<(), PackageError> {
+        let pin = claim.pin.clone();
+        let wheel = supply.wheel(&pin, supplied).await.map_err(|error| error.of(&pin))?;
         // Below the lock until it is dropped, also if this future is.
-        let staging = Staging { path: self.dir.join(format!("{STAGING}{pin}")), _lock: lock };
-        for dir in ["", "files", "home", "tmp", "cache"] {
-            let path = staging.path.join(dir);
-            fresh_dir(&path).map_err(PackageError::io(&path))?;
-        }
-        let outcome = self.run(pin, self.installer.install(&uv, pin, &staging.path)).await?;
-        if let Some(failure) = self.installer.explain(outcome.ended, &outcome.output) {
-            let failure = self.with_newest(&uv, pin, failure, &staging.path).await;
-            return Err(PackageError::Install { pin: pin.clone(), failure });
-        }
-        let (store, owned) = (self.clone(), pin.clone());
-        let finished = tokio::task::spawn_blocking(move || store.finish(&owned, &staging));
-        finished.await.map_err(|_| PackageError::Abandoned)??;
-        self.stats.record("pull-package", began.elapsed());
-        tracing::info!(package = %pin, took_ms = began.elapsed().as_millis(), "package installed");
-        Ok(())
+        let staging = Staging { path: self.dir.join(format!("{STAGING}{pin}")), _claim: claim };
+        fresh_dir(&staging.path).map_err(PackageError::io(&staging.path))?;
+        let room = Room::new(&staging.path, "unpack").map_err(|error| error.of(&pin))?;
+        supply.unpack(&wheel, &room).await.map_err(|error| error.of(&pin))?;
+        let store = self.clone();
+        let finished = tokio::task::spawn_blocking(move || {
+            supply::settle(&room, &staging.path.join("files")).map_err(PackageError::io(&staging.path))?;
+            drop(room);
+            store.finish(&pin, &staging)
+        });
+        finished.await.map_err(|_| PackageError::Abandoned)?
     }
 
     /// Looks at what the sandbox left, describes it, and puts it in place.
     fn finish(&self, pin: &Pin, staging: &Staging) -> Result<(), PackageError> {
         let path = &staging.path;
         let files = path.join("files");
-        for scrap in ["home", "tmp", "cache", "probe", "files/.lock"] {
-            remove(&path.join(scrap)).map_err(PackageError::io(path))?;
-        }
+        remove(&files.join(".lock")).map_err(PackageError::io(path))?;
         tree::settle(&files).map_err(|source| PackageError::Files { pin: pin.clone(), source })?;
         let contents = contents::read(&files, self.python).map_err(PackageError::io(&files))?;
         let meta = path.join(META);
@@ -303,20 +347,6 @@ impl<R: Runner> Store<R> {
         dir.sync_all().map_err(PackageError::io(&self.dir))
     }
 
-    async fn run(&self, pin: &Pin, command: Command) -> Result<Outcome, PackageError> {
-        let run = self.runner.run(command).await;
-        run.map_err(|source| PackageError::Sandbox { pin: pin.clone(), source })
-    }
-
-    /// Adds which version there is, if that can be found out.
-    async fn with_newest(&self, uv: &Path, pin: &Pin, failure: Failure, out: &Path) -> Failure {
-        if failure != (Failure::NoSuchVersion { newest: None }) {
-            return failure;
-        }
-        let asked = self.run(pin, self.installer.ask_newest(uv, pin, out)).await;
-        Failure::NoSuchVersion { newest: asked.ok().and_then(|asked| installer::newest(pin, &asked.output)) }
-    }
-
     fn turn(&self, pin: &Pin) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = self.turns.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         turns.retain(|_, turn| turn.strong_count() > 0);
@@ -329,10 +359,18 @@ impl<R: Runner> Store<R> {
     }
 }
 
-/// A directory that goes away unless it was renamed, under its pin's lock.
+/// The right to install a pin: one in this process, and one among all.
+struct Claim {
+    pin: Pin,
+    // In this order they are given up.
+    _lock: Flock<File>,
+    _turn: tokio::sync::OwnedMutexGuard<()>,
+}
+
+/// A directory that goes away unless it was renamed, under its pin's claim.
 struct Staging {
     path: PathBuf,
-    _lock: Flock<File>,
+    _claim: Claim,
 }
 
 impl Drop for Staging {

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::*;
-use crate::sandbox::{Ended, Limits};
+use crate::sandbox::{Command, Ended, Limits, Outcome};
 
 const PYTHON: PythonVersion = PythonVersion { major: 3, minor: 11, micro: 2 };
 
-/// Plays `uv`: counts runs, and writes a module where it is told to.
+/// Plays the four steps: counts what it unpacks, and writes a module where it is told to.
 #[derive(Debug, Default)]
 struct Scripted {
     runs: AtomicUsize,
@@ -19,29 +19,48 @@ struct Scripted {
 
 impl Runner for Scripted {
     async fn run(&self, command: Command) -> Result<Outcome, RunError> {
-        self.runs.fetch_add(1, Ordering::SeqCst);
         let now = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_at_once.fetch_max(now, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(30)).await;
         self.at_once.fetch_sub(1, Ordering::SeqCst);
-        let pin = command.argv.last().cloned().unwrap_or_default();
-        if pin.starts_with("hangs") {
+        let shown = |target: &str| command.binds.iter().find(|bind| bind.target == target).unwrap().source.clone();
+        let (input, out) = (shown("/input"), shown("/out"));
+        let done = |output: &str| Ok(Outcome { ended: Ended::Exited(0), output: output.to_owned() });
+        if command.argv.iter().any(|part| part == "compile") {
+            let wanted = fs::read_to_string(input.join("requirements.txt")).unwrap();
+            if wanted.contains("missing==") {
+                let output = "there is no version of missing".to_owned();
+                return Ok(Outcome { ended: Ended::Exited(1), output });
+            }
+            let lock: String = wanted.lines().map(|line| package(line.split_once("==").unwrap_or((line, "3.0")))).collect();
+            fs::write(out.join("pylock.toml"), lock).map_err(RunError::new)?;
+            return done("");
+        }
+        if command.argv.iter().any(|part| part.ends_with("hosier_fetch.py")) {
+            let job: serde_json::Value =
+                serde_json::from_slice(&fs::read(input.join("job.json")).unwrap()).unwrap();
+            let mut result = serde_json::Map::new();
+            for file in job["files"].as_array().unwrap() {
+                let name = file["name"].as_str().unwrap();
+                fs::write(out.join(name), "a wheel").map_err(RunError::new)?;
+                result.insert(name.to_owned(), serde_json::json!({ "size": 7 }));
+            }
+            fs::write(out.join("result.json"), serde_json::to_vec(&result).unwrap()).map_err(RunError::new)?;
+            return done("");
+        }
+        self.runs.fetch_add(1, Ordering::SeqCst);
+        let wheel = command.argv.last().cloned().unwrap_or_default();
+        let name = wheel.rsplit('/').next().unwrap().split('-').next().unwrap().to_owned();
+        if name == "hangs" {
             std::future::pending::<()>().await;
         }
-        if pin.starts_with("nosandbox") {
+        if name == "nosandbox" {
             return Err(RunError::new("no cgroup"));
         }
-        if pin.starts_with("missing==") {
-            return Ok(Outcome { ended: Ended::Exited(1), output: "there is no version of missing".into() });
-        }
-        if pin == "missing" {
-            return Ok(Outcome { ended: Ended::Exited(0), output: " + missing==3.0".into() });
-        }
-        let out = command.binds.iter().find(|bind| bind.writable).map(|bind| bind.source.join("files"));
-        let out = out.unwrap_or_default();
-        let name = pin.split('=').next().unwrap_or_default().to_owned();
+        let out = out.join("files");
+        fs::create_dir(&out).map_err(RunError::new)?;
         fs::write(out.join(format!("{name}.py")), "x = 1").map_err(RunError::new)?;
-        if pin.starts_with("evil") {
+        if name == "evil" {
             std::os::unix::fs::symlink("/etc/shadow", out.join("leak")).map_err(RunError::new)?;
         }
         let info = out.join(format!("{name}-1.dist-info"));
@@ -49,8 +68,17 @@ impl Runner for Scripted {
         fs::write(info.join("RECORD"), format!("{name}.py,,\n")).map_err(RunError::new)?;
         fs::write(info.join("METADATA"), "Name: x\nRequires-Dist: Other_Thing>=1\n")
             .map_err(RunError::new)?;
-        Ok(Outcome { ended: Ended::Exited(0), output: String::new() })
+        done("")
     }
+}
+
+/// A wheel of a lock; `wrong` is said to have the digest of something else.
+fn package((name, version): (&str, &str)) -> String {
+    let digest = if name == "wrong" { ", hashes = { sha256 = \"" .to_owned() + &"0".repeat(64) + "\" }" } else { String::new() };
+    format!(
+        "[[packages]]\nname = \"{name}\"\nversion = \"{version}\"\n\
+         wheels = [{{ url = \"https://h/{name}-{version}-py3-none-any.whl\"{digest} }}]\n"
+    )
 }
 
 fn store<R: Runner>(dir: &Path, uv: &Path, runner: Arc<R>) -> Packages<R> {
@@ -59,6 +87,8 @@ fn store<R: Runner>(dir: &Path, uv: &Path, runner: Arc<R>) -> Packages<R> {
         uv: Some(uv.to_owned()),
         python: "/usr/bin/python3".into(),
         limits: Limits { runtime_sec: 300, ..Limits::default() },
+        space: Space { mib: 1024, inodes: 100_000 },
+        build: BuildPolicy::All,
         operator: Operator::from_host(None),
     };
     Packages::open(dir, PYTHON, installer, 2, runner, Arc::new(Stats::default())).unwrap()
@@ -124,6 +154,8 @@ async fn a_failure_names_the_pin_and_leaves_nothing() {
         ("missing==9", "the newest is 3.0", Blame::Function),
         ("nosandbox==1", "no cgroup", Blame::Worker),
         ("evil==1", "leak: leaves", Blame::Function),
+        // The worker hashes for itself, whatever the fetcher says.
+        ("wrong==1", "its sha256 is", Blame::Worker),
     ] {
         let error = store.install(&pins(&["ok==1", pin]), Arc::new(())).await.unwrap_err();
         assert!(error.to_string().contains(pin) && error.to_string().contains(part), "{error}");
