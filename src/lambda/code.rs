@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::config::{CONFIG_FILE, ConfigError, Entry, FunctionConfig};
 use super::registry::{Registry, RegistryError};
-use super::requirements::{self, Pins, PythonVersion, RequirementsError};
+use super::requirements::{self, Pins, PythonVersion, Requirements, RequirementsError};
 use super::tree::{self, Bounds, TreeError, make_dir};
 use super::{Blame, FunctionName};
 use crate::sandbox::{Bind, Command, Ended, Limits, Network, RunError, Runner};
@@ -85,7 +85,7 @@ impl CodeError {
 pub struct Declared {
     pub config: FunctionConfig,
     pub entry: Entry,
-    pub pins: Pins,
+    pub requirements: Requirements,
 }
 
 /// Reads and checks what the files in `dir` declare. `hosier deploy` asks this
@@ -96,7 +96,7 @@ pub struct Declared {
 pub fn inspect(dir: &Path, python: PythonVersion) -> Result<Declared, CodeError> {
     let config = FunctionConfig::load(dir)?;
     let entry = config.entry()?;
-    let pins = requirements::load(dir, python)?;
+    let requirements = requirements::load(dir, python)?;
     if !dir.join(&entry.file).is_file() {
         let names = fs::read_dir(dir).map_err(CodeError::io(dir))?;
         let mut others: Vec<_> = names
@@ -107,7 +107,7 @@ pub fn inspect(dir: &Path, python: PythonVersion) -> Result<Declared, CodeError>
         others.truncate(5);
         return Err(CodeError::NoEntry { file: entry.file, others });
     }
-    Ok(Declared { config, entry, pins })
+    Ok(Declared { config, entry, requirements })
 }
 
 /// Stores an archive as function `name`, if it can run; what it declares.
@@ -149,6 +149,8 @@ pub struct Version {
     /// What `/handler` shows: readable for all, bytecode included.
     pub dir: PathBuf,
     pub declared: Declared,
+    /// Its requirements as entries of the store; empty until they are installed.
+    pub pins: Pins,
 }
 
 /// How code is compiled.
@@ -216,7 +218,7 @@ impl<R: Runner> Versions<R> {
         };
         let (staging, digest, declared) = blocking(fetch).await?;
         let dir = self.dir.join(name.as_str()).join(&digest);
-        let version = Version { name: name.clone(), digest, dir, declared };
+        let version = Version { name: name.clone(), digest, dir, declared, pins: Pins::new() };
         if version.dir.is_dir() {
             return Ok(version);
         }

@@ -23,7 +23,8 @@ impl Runner for Scripted {
         self.most_at_once.fetch_max(now, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(30)).await;
         self.at_once.fetch_sub(1, Ordering::SeqCst);
-        let shown = |target: &str| command.binds.iter().find(|bind| bind.target == target).unwrap().source.clone();
+        let shown =
+            |target: &str| command.binds.iter().find(|bind| bind.target == target).unwrap().source.clone();
         let (input, out) = (shown("/input"), shown("/out"));
         let done = |output: &str| Ok(Outcome { ended: Ended::Exited(0), output: output.to_owned() });
         if command.argv.iter().any(|part| part == "compile") {
@@ -32,7 +33,8 @@ impl Runner for Scripted {
                 let output = "there is no version of missing".to_owned();
                 return Ok(Outcome { ended: Ended::Exited(1), output });
             }
-            let lock: String = wanted.lines().map(|line| package(line.split_once("==").unwrap_or((line, "3.0")))).collect();
+            let lock: String =
+                wanted.lines().map(|line| package(line.split_once("==").unwrap_or((line, "3.0")))).collect();
             fs::write(out.join("pylock.toml"), lock).map_err(RunError::new)?;
             return done("");
         }
@@ -45,7 +47,8 @@ impl Runner for Scripted {
                 fs::write(out.join(name), "a wheel").map_err(RunError::new)?;
                 result.insert(name.to_owned(), serde_json::json!({ "size": 7 }));
             }
-            fs::write(out.join("result.json"), serde_json::to_vec(&result).unwrap()).map_err(RunError::new)?;
+            fs::write(out.join("result.json"), serde_json::to_vec(&result).unwrap())
+                .map_err(RunError::new)?;
             return done("");
         }
         self.runs.fetch_add(1, Ordering::SeqCst);
@@ -74,7 +77,11 @@ impl Runner for Scripted {
 
 /// A wheel of a lock; `wrong` is said to have the digest of something else.
 fn package((name, version): (&str, &str)) -> String {
-    let digest = if name == "wrong" { ", hashes = { sha256 = \"" .to_owned() + &"0".repeat(64) + "\" }" } else { String::new() };
+    let digest = if name == "wrong" {
+        ", hashes = { sha256 = \"".to_owned() + &"0".repeat(64) + "\" }"
+    } else {
+        String::new()
+    };
     format!(
         "[[packages]]\nname = \"{name}\"\nversion = \"{version}\"\n\
          wheels = [{{ url = \"https://h/{name}-{version}-py3-none-any.whl\"{digest} }}]\n"
