@@ -32,6 +32,16 @@ impl EntryId {
     }
 }
 
+impl FromStr for EntryId {
+    type Err = BadPin;
+
+    fn from_str(text: &str) -> Result<Self, BadPin> {
+        let digits = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let bits = u128::from_str_radix(text, 16).ok().filter(|_| digits);
+        bits.map(|bits| Self(bits.to_be_bytes())).ok_or_else(|| BadPin::Entry(text.to_owned()))
+    }
+}
+
 impl fmt::Display for EntryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -56,6 +66,8 @@ pub enum BadPin {
     Version(String),
     #[error("{0:?} is not of the form name==version")]
     Form(String),
+    #[error("{0:?} is not 32 hexadecimal digits")]
+    Entry(String),
 }
 
 impl Pin {
@@ -169,7 +181,12 @@ mod tests {
         let [a, b] = [1, 2].map(|byte| pin.of_entry(EntryId::new([byte; 16])));
         assert!(a != b && a != pin && a.to_string() == b.to_string());
         assert_eq!(Pins::from([a.clone(), b, a.clone()]).len(), 2);
-        assert_eq!((a.without_entry(), a.entry().unwrap().to_string()), (pin, "01".repeat(16)));
+        let shown = a.entry().unwrap().to_string();
+        assert_eq!(shown.parse(), Ok(a.entry().unwrap()));
+        assert_eq!((a.without_entry(), shown), (pin, "01".repeat(16)));
+        for text in ["", "none", &"0".repeat(31), &"A".repeat(32), &format!("+{}", "0".repeat(31))] {
+            assert!(text.parse::<EntryId>().is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -23,6 +23,11 @@ pub struct Sha256([u8; 32]);
 pub struct BadSha256(String);
 
 impl Sha256 {
+    /// The digest's 32 bytes.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// Identity of the store's entry that a file with this digest becomes.
     pub fn entry(&self) -> EntryId {
         let mut id = [0; 16];
