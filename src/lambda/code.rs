@@ -263,6 +263,7 @@ impl<R: Runner> Versions<R> {
             binds: vec![Bind { source: code.to_owned(), target: HANDLER.to_owned(), writable: true }],
             limits: self.compiler.limits,
             network: Network::None,
+            outlet: None,
         };
         let outcome = self.runner.run(command).await?;
         if !matches!(outcome.ended, Ended::Exited(_)) {

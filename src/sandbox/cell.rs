@@ -68,6 +68,8 @@ pub struct Cell {
     /// Its unprivileged id inside the user namespace.
     pub(super) uid: u32,
     pub(super) kept: Vec<Kept>,
+    /// Port of its loopback address on which it listens for the worker.
+    pub(super) outlet: Option<u16>,
 }
 
 /// What is asked of [`Sandboxes::cell`].

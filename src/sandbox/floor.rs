@@ -225,7 +225,8 @@ impl Sandboxes {
         let root = match writable {
             None => self.base.clone_root(network)?,
             Some(mount_points) => {
-                let root = self.writable_root(network, first, uid, mount_points).await?;
+                let tools = purpose == Purpose::Command;
+                let root = self.writable_root(network, tools, first, uid, mount_points).await?;
                 let tree = root.open()?;
                 kept.push(Kept::Root(root));
                 tree
@@ -266,6 +267,7 @@ impl Sandboxes {
             ids,
             uid,
             kept,
+            outlet: None,
         })
     }
 
@@ -285,6 +287,7 @@ impl Sandboxes {
     async fn writable_root(
         &self,
         network: Network,
+        tools: bool,
         first: u32,
         uid: u32,
         mount_points: &[MountPoint],
@@ -294,6 +297,7 @@ impl Sandboxes {
         let userns = self.spawner.map(vec![(0, owner, 1), (1, first + 1, FIRST_LEAF_ID - 1)]).await?;
         let wanted = Wanted {
             network,
+            tools,
             owner,
             size_mib: self.tuning.tmp_mib.saturating_add(OWN_MIB),
             inodes: self.tuning.tmp_inodes.saturating_add(OWN_INODES),
@@ -366,6 +370,7 @@ impl Sandboxes {
             ids: RANGE,
             pid1: program.pid1,
             role: program.role,
+            outlet: cell.outlet,
             argv: program.argv,
             env: program.env.to_vec(),
         };

@@ -14,6 +14,7 @@
 //! channel    the worker's end of a socket
 //! output     what a sandbox prints              pidfd      whose it is, is it there
 //! command    a program run once (an installer)  memory     of a process, of the machine
+//! outlet/    the one way out of a command's network namespace
 //! foreign    files that strangers wrote: by descriptor, without recursion
 //! host       what the machine must have; the run-time directory
 //! ```
@@ -32,6 +33,7 @@ mod life;
 pub mod limits;
 pub mod memory;
 mod nets;
+pub mod outlet;
 mod output;
 pub mod pidfd;
 mod roster;
@@ -50,6 +52,7 @@ pub use floor::{Parts, Program, Sandboxes, Started, Tuning};
 pub use life::{Sandbox, Undertaker};
 pub use limits::{Limits, Network, PartialLimits};
 pub use nets::NetPool;
+pub use outlet::Outlet;
 pub use output::{Output, OutputGuard};
 pub use spawner::{Leftovers, Spawner, start as start_spawner};
 pub use view::{HANDLER, PACKAGES, Spares, View, open_sealed};

@@ -327,6 +327,16 @@ pub(super) const KEYS: &[Key] = &[
         "Disk that one step of an install (resolve, fetch, build, unpack) may fill, in MiB.",
     ),
     key("installer.disk_inodes", Allowed::Number(1000, 1 << 24), "Files and directories it may make."),
+    key(
+        "installer.hosts",
+        text(hosts_fit, "places as HOST or HOST:PORT, with spaces between"),
+        "What installs may reach beside the package index and port 443 of public addresses: HOST:PORT\n(or HOST, for port 443), several with spaces between. What is named here may be in a private\nnetwork or on this machine.",
+    ),
+    key(
+        "installer.transfer_mb",
+        Allowed::Number(1, MIB_MAX),
+        "What one step of an install may move over the network, in MiB.",
+    ),
     inert("trace.cgroups", BOOL),
     inert("trace.memory", BOOL),
     inert("trace.evictor", BOOL),
@@ -350,6 +360,10 @@ fn registry_fits(text: &str) -> bool {
 
 fn name_fits(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
+fn hosts_fit(text: &str) -> bool {
+    text.split_whitespace().all(|place| place.parse::<crate::sandbox::outlet::Place>().is_ok())
 }
 
 fn mirror_fits(text: &str) -> bool {

@@ -19,6 +19,7 @@ use std::time::Duration;
 pub use default_file::default_file;
 pub use load::SettingsError;
 
+use crate::sandbox::outlet::Place;
 use crate::sandbox::{Limits, Network};
 use raw::Raw;
 
@@ -152,6 +153,10 @@ pub struct InstallerSettings {
     pub disk_mib: u32,
     /// Files and directories that it may make.
     pub disk_inodes: u64,
+    /// What installs may reach beside the index and public addresses.
+    pub hosts: Vec<Place>,
+    /// What one step of an install may move over the network, in MiB.
+    pub transfer_mib: u64,
 }
 
 /// Packages that may be built from source.
@@ -260,6 +265,13 @@ impl Settings {
                 build: build(raw.installer.build),
                 disk_mib: raw.installer.disk_mb,
                 disk_inodes: raw.installer.disk_inodes,
+                hosts: raw
+                    .installer
+                    .hosts
+                    .split_whitespace()
+                    .filter_map(|place| place.parse().ok())
+                    .collect(),
+                transfer_mib: raw.installer.transfer_mb.into(),
             },
             trace_latency: raw.trace.latency,
             dir: dir.to_owned(),

@@ -115,6 +115,8 @@ section!(RawInstaller {
     build: toml::Value = toml::Value::Boolean(true),
     disk_mb: u32 = 8192,
     disk_inodes: u64 = 300_000,
+    hosts: String = String::new(),
+    transfer_mb: u32 = 16_384,
 });
 
 section!(RawTrace {

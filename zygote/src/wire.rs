@@ -70,6 +70,8 @@ pub enum Step {
     Message,
     /// Moving a zygote's memory into a memfd.
     Solidify,
+    /// The listening socket of a sandbox's outlet is made and handed to the worker.
+    Outlet,
 }
 
 /// A step that failed, as it crosses from the process where it did.

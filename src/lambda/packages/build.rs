@@ -17,9 +17,9 @@ use serde::{Deserialize, Serialize};
 use super::failure::{self, Failure};
 use super::installer::{Installer, Reach, UV, WHEELS};
 use super::lock::{Artifact, is_plain};
-use super::step::{INPUT, OUT, Room, StepError};
+use super::step::{INPUT, OUT, Ran, Room, StepError};
 use crate::lambda::requirements::{Pin, normalize};
-use crate::sandbox::{Bind, Command, Outcome};
+use crate::sandbox::{Bind, Command};
 
 /// Sandboxes that one build may take.
 pub(super) const ROUNDS: usize = 4;
@@ -90,9 +90,8 @@ impl Installer {
     }
 
     /// Reads what a round came to, after its sandbox is gone.
-    pub(super) fn built(&self, pin: &Pin, outcome: &Outcome, room: &Room) -> Result<Round, StepError> {
-        if let Some(failure) = self.explain(outcome, |output| Failure::Build { tail: failure::tail(output) })
-        {
+    pub(super) fn built(&self, pin: &Pin, ran: &Ran, room: &Room) -> Result<Round, StepError> {
+        if let Some(failure) = self.explain(ran, |output| Failure::Build { tail: failure::tail(output) }) {
             return Err(failure.into());
         }
         let text = room.answer(RESULT, RESULT_LIMIT_BYTES).map_err(|_| lies("it leaves no answer"))?;

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::failure::{self, Failure};
 use super::installer::{Installer, Reach};
 use super::lock::Artifact;
-use super::step::{INPUT, OUT, Room, StepError};
-use crate::sandbox::{Command, Outcome};
+use super::step::{INPUT, OUT, Ran, Room, StepError};
+use crate::sandbox::Command;
 
 const SCRIPT: &str = "hosier_fetch.py";
 const JOB: &str = "job.json";
@@ -72,14 +72,12 @@ impl Installer {
     /// each with the digest that it has. Blocks.
     pub(super) fn fetched(
         &self,
-        outcome: &Outcome,
+        ran: &Ran,
         artifacts: &[Artifact],
         room: &Room,
         to: &Path,
     ) -> Result<Vec<Result<String, StepError>>, StepError> {
-        if let Some(failure) =
-            self.explain(outcome, |output| Failure::Network { tail: failure::tail(output) })
-        {
+        if let Some(failure) = self.explain(ran, |output| Failure::Network { tail: failure::tail(output) }) {
             return Err(failure.into());
         }
         let text = room.answer(RESULT, RESULT_LIMIT_BYTES)?;
@@ -87,12 +85,13 @@ impl Installer {
             .map_err(|error| StepError::io(&room.out.join(RESULT))(error.into()))?;
         Ok(artifacts
             .iter()
-            .map(|artifact| self.check(artifact, said.remove(&artifact.file), room, to))
+            .map(|artifact| self.check(ran, artifact, said.remove(&artifact.file), room, to))
             .collect())
     }
 
     fn check(
         &self,
+        ran: &Ran,
         artifact: &Artifact,
         said: Option<Fetched>,
         room: &Room,
@@ -105,6 +104,7 @@ impl Installer {
                 return Err(Failure::Digest { file, said: self.operator.redact(&said) }.into());
             }
             Some(Fetched::Failed(said)) => {
+                let said = ran.complaint.as_ref().map_or(said.clone(), |why| format!("{said}\n{why}"));
                 return Err(Failure::Fetch { file, said: self.operator.redact(&said) }.into());
             }
             None => {

@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 use super::failure::{self, Failure};
 use super::operator::Operator;
 use super::space::Space;
-use super::step::{INPUT, OUT, Room};
+use super::step::{INPUT, OUT, Ran, Room};
 use super::tools::{self, ToolError};
 use crate::lambda::requirements::normalize;
-use crate::sandbox::{Bind, Command, Ended, Limits, Network, Outcome};
+use crate::sandbox::{Bind, Command, Ended, Limits, Network, Outlet};
 use crate::settings::{Build, Settings};
 
 /// Where a sandbox shows `uv`.
@@ -38,6 +38,8 @@ pub struct Installer {
     pub space: Space,
     pub build: BuildPolicy,
     pub operator: Operator,
+    /// Bytes that one step may move over the network, in MiB.
+    pub transfer_mib: u64,
 }
 
 /// Packages that may be built from source.
@@ -87,7 +89,8 @@ impl Installer {
             limits: settings.installer_limits,
             space: Space { mib: installer.disk_mib, inodes: installer.disk_inodes },
             build: BuildPolicy::new(&installer.build),
-            operator: Operator::from_host(settings.pip_mirror.as_deref()),
+            operator: Operator::from_host(settings.pip_mirror.as_deref(), &installer.hosts),
+            transfer_mib: installer.transfer_mib,
         }
     }
 
@@ -121,12 +124,9 @@ impl Installer {
             env.extend(self.operator.env.iter().cloned());
             binds.extend(self.operator.binds.iter().cloned());
         }
-        let network = match reach {
-            Reach::Index => Network::Host,
-            Reach::Nothing => Network::None,
-        };
+        let outlet = (reach == Reach::Index).then(|| Outlet::new(self.operator.policy(), self.transfer_mib));
         let argv = argv.iter().map(|text| (*text).to_owned()).collect();
-        Command { argv, env, binds, limits: self.limits, network }
+        Command { argv, env, binds, limits: self.limits, network: Network::None, outlet }
     }
 
     /// Installs `wheel` of the directory `wheels` into `/out/files`. Runs nothing of it.
@@ -161,18 +161,18 @@ impl Installer {
 
     /// Returns the meaning of a run that ended so; None if it did what it should.
     /// `explain` reads its output, in which no password is left.
-    pub(super) fn explain(&self, outcome: &Outcome, explain: fn(&str) -> Failure) -> Option<Failure> {
-        match outcome.ended {
+    pub(super) fn explain(&self, ran: &Ran, explain: fn(&str) -> Failure) -> Option<Failure> {
+        match ran.ended {
             Ended::Exited(0) => None,
             Ended::OutOfMemory => Some(Failure::OutOfMemory { mem_mib: self.limits.mem_mb }),
             Ended::TimedOut => Some(Failure::TimedOut { runtime_s: self.limits.runtime_sec }),
-            Ended::Exited(_) | Ended::Signaled(_) => Some(explain(&self.operator.redact(&outcome.output))),
+            Ended::Exited(_) | Ended::Signaled(_) => Some(explain(&self.operator.redact(&ran.output))),
         }
     }
 
     /// As [`Self::explain`], of a step that talks to no index.
-    pub(super) fn explain_other(&self, outcome: &Outcome) -> Option<Failure> {
-        self.explain(outcome, |output| Failure::Other { tail: failure::tail(output) })
+    pub(super) fn explain_other(&self, ran: &Ran) -> Option<Failure> {
+        self.explain(ran, |output| Failure::Other { tail: failure::tail(output) })
     }
 }
 
@@ -181,14 +181,10 @@ mod tests {
     use super::*;
 
     fn installer() -> Installer {
-        let operator = Operator {
-            env: vec![("UV_DEFAULT_INDEX".to_owned(), "https://me:hunter2@index/".to_owned())],
-            binds: vec![Bind {
-                source: "/ca".into(),
-                target: "/installer/ca.pem".to_owned(),
-                writable: false,
-            }],
-        };
+        let mut operator = Operator::default();
+        operator.env.push(("UV_DEFAULT_INDEX".to_owned(), "https://me:hunter2@index/".to_owned()));
+        let target = "/installer/ca.pem".to_owned();
+        operator.binds.push(Bind { source: "/ca".into(), target, writable: false });
         Installer {
             dir: "/nowhere".into(),
             uv: None,
@@ -197,6 +193,7 @@ mod tests {
             space: Space { mib: 100, inodes: 1000 },
             build: BuildPolicy::All,
             operator,
+            transfer_mib: 1,
         }
     }
 
@@ -206,7 +203,7 @@ mod tests {
         let room = Room::new(dir.path(), "unpack").unwrap();
         let unpacks = installer().unpack(Path::new("/w"), "six-1.whl", &room);
         assert_eq!(unpacks.argv.last().unwrap(), "/wheels/six-1.whl");
-        assert_eq!(unpacks.network, Network::None);
+        assert!(unpacks.network == Network::None && unpacks.outlet.is_none());
         assert!(!format!("{unpacks:?}").contains("hunter2") && !format!("{unpacks:?}").contains("ca.pem"));
         let writable: Vec<_> = unpacks.binds.iter().filter(|bind| bind.writable).collect();
         assert!(writable.iter().all(|bind| bind.source == room.out), "{writable:?}");
@@ -215,8 +212,8 @@ mod tests {
 
     #[test]
     fn an_error_never_repeats_a_password_of_the_index() {
-        let ended = |output: &str| Outcome { ended: Ended::Exited(1), output: output.to_owned() };
-        let failed = ended("Failed to fetch: https://me:hunter2@index/six");
+        let output = "Failed to fetch: https://me:hunter2@index/six".to_owned();
+        let failed = Ran { ended: Ended::Exited(1), output, complaint: None };
         let said = installer().explain(&failed, failure::explain).unwrap().to_string();
         assert!(said.contains("index") && !said.contains("hunter2"), "{said}");
     }

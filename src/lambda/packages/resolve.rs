@@ -13,9 +13,9 @@ use std::fmt::Write;
 use super::failure::{self, Failure};
 use super::installer::{Installer, Reach, UV};
 use super::lock::{self, Artifact};
-use super::step::{INPUT, OUT, Room, StepError};
+use super::step::{INPUT, OUT, Ran, Room, StepError};
 use crate::lambda::requirements::Pin;
-use crate::sandbox::{Command, Outcome};
+use crate::sandbox::Command;
 
 /// Bytes of a lock.
 const LOCK_LIMIT_BYTES: u64 = 4 << 20;
@@ -100,8 +100,8 @@ impl Installer {
     }
 
     /// Reads the answer, after the sandbox is gone.
-    pub(super) fn resolved(&self, outcome: &Outcome, room: &Room) -> Result<Vec<Artifact>, StepError> {
-        if let Some(failure) = self.explain(outcome, failure::explain) {
+    pub(super) fn resolved(&self, ran: &Ran, room: &Room) -> Result<Vec<Artifact>, StepError> {
+        if let Some(failure) = self.explain(ran, failure::explain) {
             return Err(failure.into());
         }
         let text = room.answer(LOCK, LOCK_LIMIT_BYTES)?;

@@ -82,7 +82,7 @@ impl Space {
         while let Some(below) = waiting.pop() {
             let opened = match open_below(&root, &below, flags) {
                 // It is being written: what was there a moment ago need not be.
-                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => continue,
+                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EAGAIN) => continue,
                 opened => opened?,
             };
             let mut opened = Dir::from_fd(opened)?;

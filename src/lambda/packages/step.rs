@@ -24,7 +24,8 @@ use super::space::Space;
 use crate::lambda::registry::fresh_dir;
 use crate::lambda::requirements::Pin;
 use crate::lambda::tree;
-use crate::sandbox::{Command, Outcome, RunError, Runner};
+use crate::sandbox::foreign::{self, ForeignError, Tree};
+use crate::sandbox::{Command, Ended, RunError, Runner};
 
 /// Where a sandbox shows a step's two directories.
 pub(super) const INPUT: &str = "/input";
@@ -41,6 +42,8 @@ pub(super) enum StepError {
     Sandbox(#[from] RunError),
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
+    #[error("what it left cannot be used: {0}")]
+    Left(#[from] ForeignError),
 }
 
 impl StepError {
@@ -54,6 +57,7 @@ impl StepError {
         match self {
             StepError::Failure(failure) => StepError::Failure(failure.clone()),
             StepError::Sandbox(error) => StepError::Sandbox(RunError::new(error.to_string())),
+            StepError::Left(error) => Failure::Other { tail: error.to_string() }.into(),
             StepError::Io { path, source } => StepError::Io {
                 path: path.clone(),
                 source: io::Error::new(source.kind(), source.to_string()),
@@ -67,6 +71,10 @@ impl StepError {
             StepError::Failure(failure) => PackageError::Install { pin, failure },
             StepError::Sandbox(source) => PackageError::Sandbox { pin, source },
             StepError::Io { path, source } => PackageError::Io { path, source },
+            StepError::Left(error) => {
+                let failure = Failure::Other { tail: format!("what a step left cannot be used: {error}") };
+                PackageError::Install { pin, failure }
+            }
         }
     }
 }
@@ -99,18 +107,20 @@ impl Room {
 
     /// Reads a small file that the step left, whose sandbox is gone.
     pub(super) fn answer(&self, name: &str, limit_bytes: u64) -> Result<String, StepError> {
-        let path = self.out.join(name);
-        let mut text = String::new();
-        let read = tree::open_file(&path).and_then(|file| file.take(limit_bytes).read_to_string(&mut text));
-        read.map(|_| text).map_err(StepError::io(&path))
+        let text = Tree::open(&self.out)?.read_small(name, limit_bytes)?;
+        let text = text.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
+        let text = text.map_err(StepError::io(&self.out.join(name)))?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
     /// Copies a file that the step left to `to`, which is not there yet, and returns
     /// its sha256. The copy is what was hashed, whoever else holds the original.
     pub(super) fn take(&self, name: &str, to: &Path, limit_bytes: u64) -> Result<String, StepError> {
         let path = self.out.join(name);
-        let copied = tree::open_file(&path).and_then(|from| {
-            let mut copy = Hashing { to: tree::new_file(to, false)?, digest: Sha256::new() };
+        let from = Tree::open(&self.out)?.open_file(name)?;
+        let from = from.ok_or_else(|| StepError::io(&path)(io::ErrorKind::NotFound.into()))?;
+        let copied = tree::new_file(to, false).and_then(|to| {
+            let mut copy = Hashing { to, digest: Sha256::new() };
             match io::copy(&mut from.take(limit_bytes.saturating_add(1)), &mut copy)? {
                 size if size > limit_bytes => Err(io::Error::from(io::ErrorKind::FileTooLarge)),
                 _ => Ok(copy.digest.finalize()),
@@ -123,7 +133,7 @@ impl Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        if let Err(error) = super::remove(&self.top) {
+        if let Err(error) = foreign::remove(&self.top) {
             tracing::warn!(path = %self.top.display(), %error, "a step's directories were not removed");
         }
     }
@@ -146,6 +156,16 @@ impl Write for Hashing {
     }
 }
 
+/// A step that ended.
+#[derive(Debug)]
+pub(super) struct Ran {
+    pub ended: Ended,
+    /// The last of what it printed, and the outlet's complaint if it failed.
+    pub output: String,
+    /// Places that its outlet refused or did not reach.
+    pub complaint: Option<String>,
+}
+
 /// Runs one step to its end, as soon as a slot is free, and ends it if it fills
 /// more of the disk than it may.
 pub(super) async fn run<R: Runner>(
@@ -154,15 +174,24 @@ pub(super) async fn run<R: Runner>(
     space: Space,
     command: Command,
     room: &Room,
-) -> Result<Outcome, StepError> {
+) -> Result<Ran, StepError> {
+    let outlet = command.outlet.clone();
     let closed = |_| StepError::Sandbox(RunError::new("the store is closed"));
     let _slot = slots.acquire().await.map_err(closed)?;
-    let outcome = tokio::select! {
+    let mut outcome = tokio::select! {
         outcome = runner.run(command) => outcome?,
         failure = space.exceeded(&room.out) => return Err(failure.into()),
     };
     // It may have ended between two looks.
-    if space.holds(&room.out).await { Ok(outcome) } else { Err(space.failure().into()) }
+    if !space.holds(&room.out).await {
+        return Err(space.failure().into());
+    }
+    let complaint = outlet.and_then(|outlet| outlet.complaint());
+    if let Some(complaint) = complaint.as_ref().filter(|_| outcome.ended != Ended::Exited(0)) {
+        // The program was told by a status, and repeats no reasons.
+        outcome.output = format!("{}\n{complaint}", outcome.output.trim_end());
+    }
+    Ok(Ran { ended: outcome.ended, output: outcome.output, complaint })
 }
 
 static NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -190,7 +219,7 @@ impl Steps {
 
 impl Drop for Steps {
     fn drop(&mut self) {
-        if let Err(error) = super::remove(&self.path) {
+        if let Err(error) = foreign::remove(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "an install's steps were not removed");
         }
     }
@@ -200,7 +229,7 @@ impl Drop for Steps {
 pub(super) fn clear_dead(store: &Path, name: &str) -> io::Result<()> {
     let path = store.join(name);
     match name.starts_with(STEPS).then(|| lock(&path)) {
-        Some(Ok(_lock)) => super::remove(&path),
+        Some(Ok(_lock)) => foreign::remove(&path).map_err(io::Error::other),
         // Somebody is at work on it, or it is none.
         _ => Ok(()),
     }

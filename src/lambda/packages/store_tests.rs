@@ -96,7 +96,8 @@ fn store<R: Runner>(dir: &Path, uv: &Path, runner: Arc<R>) -> Packages<R> {
         limits: Limits { runtime_sec: 300, ..Limits::default() },
         space: Space { mib: 1024, inodes: 100_000 },
         build: BuildPolicy::All,
-        operator: Operator::from_host(None),
+        operator: Operator::from_host(None, &[]),
+        transfer_mib: 1024,
     };
     Packages::open(dir, PYTHON, installer, 2, runner, Arc::new(Stats::default())).unwrap()
 }

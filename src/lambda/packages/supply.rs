@@ -22,10 +22,10 @@ use super::failure::Failure;
 use super::installer::{Installer, UV};
 use super::lock::{Artifact, Kind};
 use super::resolve::Question;
-use super::step::{self, Room, StepError, Steps};
+use super::step::{self, Ran, Room, StepError, Steps};
 use crate::lambda::registry::fresh_dir;
 use crate::lambda::requirements::Pin;
-use crate::sandbox::{Bind, Command, Outcome, RunError, Runner};
+use crate::sandbox::{Bind, Command, RunError, Runner};
 
 /// One install's way from pins to wheels.
 pub(super) struct Supply<R> {
@@ -98,8 +98,8 @@ impl<R: Runner> Supply<R> {
     /// Unpacks a wheel into the room, as `out/files`.
     pub(super) async fn unpack(&self, wheel: &Supplied, room: &Room) -> Result<(), StepError> {
         let command = self.installer.unpack(&wheel.dir, &wheel.artifact.file, room);
-        let outcome = self.run(command, room).await?;
-        self.installer.explain_other(&outcome).map_or(Ok(()), |failure| Err(failure.into()))
+        let ran = self.run(command, room).await?;
+        self.installer.explain_other(&ran).map_or(Ok(()), |failure| Err(failure.into()))
     }
 
     async fn resolve_all(self: &Arc<Self>, pins: &[Pin]) -> Vec<Result<Artifact, StepError>> {
@@ -151,8 +151,8 @@ impl<R: Runner> Supply<R> {
     async fn resolve(&self, question: Question<'_>) -> Result<Vec<Artifact>, StepError> {
         let room = self.room("resolve")?;
         let command = self.installer.resolve(question, &room)?;
-        let outcome = self.run(command, &room).await?;
-        self.installer.resolved(&outcome, &room)
+        let ran = self.run(command, &room).await?;
+        self.installer.resolved(&ran, &room)
     }
 
     async fn fetch(&self, wanted: &[Artifact]) -> Result<Vec<Result<Supplied, StepError>>, StepError> {
@@ -162,9 +162,9 @@ impl<R: Runner> Supply<R> {
         let room = self.room("fetch")?;
         let dir = self.files()?;
         let command = self.installer.fetch(wanted, &room)?;
-        let outcome = self.run(command, &room).await?;
+        let ran = self.run(command, &room).await?;
         let (installer, to, owned) = (self.installer.clone(), dir.clone(), wanted.to_vec());
-        let checked = tokio::task::spawn_blocking(move || installer.fetched(&outcome, &owned, &room, &to));
+        let checked = tokio::task::spawn_blocking(move || installer.fetched(&ran, &owned, &room, &to));
         let digests = checked.await.map_err(RunError::new)??;
         let supplied = wanted.iter().zip(digests).map(|(artifact, digest)| {
             let artifact = artifact.clone();
@@ -182,8 +182,8 @@ impl<R: Runner> Supply<R> {
             let installable: Vec<_> =
                 with.iter().map(|(wheel, _): &(Artifact, String)| wheel.clone()).collect();
             let command = self.installer.build(&archive, (&wheels, &installable), known.as_deref(), &room)?;
-            let outcome = self.run(command, &room).await?;
-            let needs = match self.installer.built(pin, &outcome, &room)? {
+            let ran = self.run(command, &room).await?;
+            let needs = match self.installer.built(pin, &ran, &room)? {
                 Round::Wheel(file) => {
                     tracing::info!(package = %pin, round, with = with.len(), "package built from source");
                     return self.built(source, file, with, &room).await;
@@ -238,7 +238,7 @@ impl<R: Runner> Supply<R> {
         Ok((dir.map_or_else(|| self.files(), Ok)?, all))
     }
 
-    async fn run(&self, mut command: Command, room: &Room) -> Result<Outcome, StepError> {
+    async fn run(&self, mut command: Command, room: &Room) -> Result<Ran, StepError> {
         command.binds.push(Bind { source: self.uv.clone(), target: UV.to_owned(), writable: false });
         step::run(&*self.runner, &self.slots, self.installer.space, command, room).await
     }
