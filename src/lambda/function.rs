@@ -19,7 +19,6 @@ use tokio::task::JoinSet;
 
 use super::instance::{Instance, Job, Shared};
 use super::log::FunctionLog;
-use super::packages::Packages;
 use super::registry::{Fingerprint, Registry};
 use super::requirements::PythonVersion;
 use super::{Answer, FunctionName, Invocation, InvokeError, Version, Versions};
@@ -29,7 +28,6 @@ use crate::sandbox::Sandboxes;
 pub struct Floor {
     pub registry: Registry,
     pub versions: Versions<Sandboxes>,
-    pub packages: Packages<Sandboxes>,
     pub python: PythonVersion,
     pub shared: Shared,
     pub registry_cache: Duration,
@@ -227,10 +225,10 @@ impl Task {
     }
 
     async fn make(&self) -> Result<Arc<Version>, InvokeError> {
-        let version =
+        let mut version =
             self.floor.versions.prepare(&self.name).await.map_err(|error| self.not_ready(&error))?;
-        let installed = self.floor.packages.install(&version.declared.pins, Arc::new(())).await;
-        installed.map_err(|error| self.not_ready(&error))?;
+        let installed = self.floor.shared.install(&version.declared.requirements).await;
+        version.pins = installed.map_err(|error| self.not_ready(&error))?;
         Ok(Arc::new(version))
     }
 

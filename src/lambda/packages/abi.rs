@@ -90,7 +90,9 @@ mod tests {
             assert_eq!(abi.fits_file(name), fits, "{name}");
         }
         let threads = Abi::from_suffix(".cpython-313t-x86_64-linux-gnu.so").unwrap();
-        assert!(threads.fits_file("a.cpython-313.pyc") && !threads.fits_file("a.cpython-313-x86_64-linux-gnu.so"));
+        assert!(
+            threads.fits_file("a.cpython-313.pyc") && !threads.fits_file("a.cpython-313-x86_64-linux-gnu.so")
+        );
         for (tag, fits) in [
             ("py3-none-any", true),
             ("cp311-cp311-manylinux_2_17_x86_64", true),

@@ -111,8 +111,7 @@ impl Row {
     }
 
     fn same_content(&self, other: &Row) -> bool {
-        (&self.path, self.kind, self.size, self.sha256)
-            == (&other.path, other.kind, other.size, other.sha256)
+        (&self.path, self.kind, self.size, self.sha256) == (&other.path, other.kind, other.size, other.sha256)
     }
 }
 
@@ -195,7 +194,8 @@ impl Record {
 pub(super) fn check(entry: &Path, content: &Sha256, depth: Depth) -> Result<(), Damage> {
     let recorded = Record::read(entry)?;
     let kept = recorded.0.iter().all(|row| {
-        let found = fs::symlink_metadata(entry.join(&row.path)).and_then(|meta| Row::of(PathBuf::new(), &meta));
+        let found =
+            fs::symlink_metadata(entry.join(&row.path)).and_then(|meta| Row::of(PathBuf::new(), &meta));
         let expected = (row.kind, row.size, row.modified_ns, row.changed_ns);
         found.is_ok_and(|found| (found.kind, found.size, found.modified_ns, found.changed_ns) == expected)
     });

@@ -86,7 +86,10 @@ fn a_record_that_is_gone_cut_short_or_of_something_else_is_damage() {
     let (dir, content) = entry();
     let text = fs::read(dir.path().join(RECORD)).unwrap();
     fs::write(dir.path().join(RECORD), &text[..text.len() / 2]).unwrap();
-    assert_eq!(both(&dir, &content).map(|checked| checked.unwrap_err().file), [RECORD, RECORD].map(PathBuf::from));
+    assert_eq!(
+        both(&dir, &content).map(|checked| checked.unwrap_err().file),
+        [RECORD, RECORD].map(PathBuf::from)
+    );
     fs::remove_file(dir.path().join(RECORD)).unwrap();
     assert!(check(dir.path(), &content, Depth::Times).unwrap_err().reason.contains("not there"));
     // Files and record exchanged together: the entry's own description knows better.

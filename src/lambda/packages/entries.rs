@@ -113,8 +113,7 @@ impl Entries {
         };
         let found = self.of(pin).into_iter().filter_map(|pin| Some((self.meta(&pin).ok()?, pin)));
         let allowed = found.filter(|(meta, _)| known(meta));
-        let first =
-            allowed.min_by_key(|(meta, pin)| (meta.origin.is_none(), meta.installed_ns, pin.entry()));
+        let first = allowed.min_by_key(|(meta, pin)| (meta.origin.is_none(), meta.installed_ns, pin.entry()));
         first.map(|(_, pin)| pin)
     }
 

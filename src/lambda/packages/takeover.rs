@@ -81,7 +81,8 @@ fn moved(old: &Path, entries: &Entries, pin: &Pin, meta: &Meta, record: &Record)
     // The new description last and at once: until then it is an old entry, afterwards a new one.
     let fresh = old.join(format!(".{META}"));
     let _ = fs::remove_file(&fresh);
-    io::Write::write_all(&mut crate::lambda::tree::new_file(&fresh, false).map_err(io)?, &text).map_err(io)?;
+    io::Write::write_all(&mut crate::lambda::tree::new_file(&fresh, false).map_err(io)?, &text)
+        .map_err(io)?;
     fs::create_dir_all(target.parent().unwrap_or(&target)).map_err(io)?;
     fs::rename(&fresh, old.join(META)).map_err(io)?;
     fs::rename(old, &target).map_err(io)?;
@@ -112,7 +113,8 @@ mod tests {
     #[test]
     fn a_digest_is_written_as_record_has_it() {
         // Of no bytes, as `pip hash` and RECORD of an empty file have it.
-        let empty: Sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".parse().unwrap();
+        let empty: Sha256 =
+            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".parse().unwrap();
         assert_eq!(base64(&empty), "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU");
     }
 }
