@@ -490,3 +490,6 @@ fn remove(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 #[path = "store_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+mod mend_tests;
