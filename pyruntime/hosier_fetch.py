@@ -31,6 +31,10 @@ class Wrong(Exception):
     """A file is not what was asked for, and asking again does not help."""
 
 
+class TooLarge(Exception):
+    """With it the files are more than may be fetched."""
+
+
 class Fetcher:
     def __init__(self, job, directory):
         self.job, self.directory = job, directory
@@ -45,6 +49,8 @@ class Fetcher:
                 return {"size": self.get(file)}
             except Wrong as error:
                 return {"wrong": str(error)}
+            except TooLarge:
+                return {"large": self.job["limit_bytes"]}
             except urllib.error.HTTPError as error:
                 said = "the server answers %d %s" % (error.code, error.reason)
                 if error.code < 500:
@@ -88,14 +94,15 @@ class Fetcher:
         with self.lock:
             self.left -= size
         if self.left < 0:
-            raise Wrong("with it the files are larger than %d bytes" % self.job["limit_bytes"])
+            raise TooLarge
 
 
 def opener(checked):
     """Speaks http and https and nothing else, whatever a redirect says."""
-    context = ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or None)
+    named = os.environ.get("SSL_CERT_FILE")
+    context = ssl.create_default_context(cafile=named or None)
     for bundle in BUNDLES:
-        if os.path.exists(bundle):
+        if not named and os.path.exists(bundle):
             context.load_verify_locations(bundle)
     if not checked:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

@@ -8,6 +8,7 @@
 //! tree/ages       nodes that came of age
 //! tree/deaths     nodes that are killed
 //! tree/hostile    packages that misbehave at import
+//! tree/kept       leaves that keep what they must give up
 //! tree/replicas   a busy node, a slow growth
 //! tree/learned    what leaves import, nodes import
 //! tree/leaves     what a forked leaf is: randomness, hooks, path, pandas
@@ -23,6 +24,8 @@ mod deaths;
 mod grown;
 #[path = "tree/hostile.rs"]
 mod hostile;
+#[path = "tree/kept.rs"]
+mod kept;
 #[path = "tree/learned.rs"]
 mod learned;
 #[path = "tree/leaves.rs"]

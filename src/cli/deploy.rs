@@ -16,9 +16,13 @@ use crate::lambda::packages::{Depth, Entries, Interpreter, Progress, interpreter
 use crate::lambda::registry::Registry;
 use crate::lambda::requirements::{Pin, Requirements};
 use crate::lambda::tree::Bounds;
-use crate::lambda::{FunctionName, archive, code};
+use crate::lambda::{FunctionName, Terms, archive, code};
+use crate::sandbox::foreign;
 use crate::settings::Settings;
 use crate::stats::Stats;
+
+/// Longest wait for the removal of what an install left.
+const REMOVING_BOUND: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// # Errors
 /// The function is malformed, or a package cannot be installed: nothing is stored then.
@@ -29,22 +33,36 @@ pub fn run(
     verify: bool,
     json: bool,
 ) -> Result<(), CliError> {
+    let result = deploy(path, args, name, verify, json);
+    // What is not removed by then, the next command or worker removes.
+    foreign::wait_until_removed(REMOVING_BOUND);
+    result
+}
+
+fn deploy(
+    path: &Path,
+    args: &PlaceArgs,
+    name: Option<&str>,
+    verify: bool,
+    json: bool,
+) -> Result<(), CliError> {
     let settings = Settings::load(&args.dir, &[])?;
     let place = Place::of(&settings);
     place.check()?;
     let name = FunctionName::new(&name.map_or_else(|| name_of(path), str::to_owned))?;
-    let Interpreter { version: python, abi } = interpreter(&settings.sandbox.python)?;
+    let Interpreter { version, abi } = interpreter(&settings.sandbox.python)?;
+    let terms = Terms::new(&settings, version);
     let registry = Registry::open(&settings.registry, Bounds::default())?;
-    let declared = inspect(path, &name, python)?;
+    let declared = inspect(path, &name, &terms)?;
     let wanted = &declared.requirements;
     let depth = if verify { Depth::Whole } else { Depth::Times };
     if Entries::new(&settings.pkgs_dir, &abi).find_all(wanted, depth).is_none() {
         install(&settings, &place, wanted, depth)?;
     }
     if path.is_dir() {
-        code::store_dir(&registry, &name, path, python)?;
+        code::store_dir(&registry, &name, path, &terms)?;
     } else {
-        code::store(&registry, &name, open(path)?, python)?;
+        code::store(&registry, &name, open(path)?, &terms)?;
     }
     eprintln!("hosier: {name} is deployed ({} packages)", wanted.len());
     if json {
@@ -54,18 +72,14 @@ pub fn run(
     Ok(())
 }
 
-fn inspect(
-    path: &Path,
-    name: &FunctionName,
-    python: crate::lambda::requirements::PythonVersion,
-) -> Result<code::Declared, CliError> {
+fn inspect(path: &Path, name: &FunctionName, terms: &Terms) -> Result<code::Declared, CliError> {
     if path.is_dir() {
-        return Ok(code::inspect(path, python)?);
+        return Ok(code::inspect(path, terms)?);
     }
     let unpacked = tempdir()?;
     let result = archive::unpack(open(path)?, &unpacked.0, name.as_str(), Bounds::default())
         .map_err(|source| CliError::Archive { path: path.to_owned(), source })
-        .and_then(|()| Ok(code::inspect(&unpacked.0, python)?));
+        .and_then(|()| Ok(code::inspect(&unpacked.0, terms)?));
     drop(unpacked);
     result
 }
@@ -74,7 +88,7 @@ struct TempDir(std::path::PathBuf);
 
 impl Drop for TempDir {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = foreign::remove(&self.0);
     }
 }
 

@@ -18,8 +18,9 @@ use crate::sandbox::{Base, Leftovers, Parts, RuntimeFile, Sandboxes, Spawner, Tu
 use crate::settings::Settings;
 use crate::stats::Stats;
 
-/// The trees of a worker: one for each kind of network.
-const TREES: usize = 2;
+/// User namespaces of a worker at once: one for each kind of network, and one for each
+/// function's own node.
+const NAMESPACES: usize = 2 + 64;
 
 /// A spawner and roots, not yet connected to a runtime.
 pub struct Foundation {
@@ -92,10 +93,10 @@ impl Foundation {
 
 /// What a worker on this site leaves if it dies.
 pub fn leftovers(site: &Site, hierarchies: &Hierarchies) -> Leftovers {
-    let trees = (0..TREES).map(|tree| format!("{}-{tree}", site.group));
+    let namespaces = (0..NAMESPACES).map(|number| format!("{}-{number:02}", site.group));
     Leftovers {
         hierarchies: hierarchies.clone(),
-        groups: std::iter::once(site.group.clone()).chain(trees).collect(),
+        groups: std::iter::once(site.group.clone()).chain(namespaces).collect(),
         mnt: site.run.join("mnt"),
         run: site.run.clone(),
         socket: site.socket.clone(),
@@ -113,20 +114,20 @@ pub fn deploy_site(place: &Place, pid: u32) -> Site {
 
 const DEPLOY: &str = "deploy-";
 
-/// Removes what deploys left that died together with their spawner.
-///
-/// # Errors
-/// Something could not be removed.
-pub fn clear_dead_deploys(place: &Place, hierarchies: &Hierarchies) -> Result<(), CliError> {
+/// Removes what deploys left that died together with their spawner; what cannot be
+/// removed is told.
+pub fn clear_dead_deploys(place: &Place, hierarchies: &Hierarchies) {
     for entry in fs::read_dir(&place.worker).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(pid) = name.strip_prefix(DEPLOY).and_then(|pid| pid.parse::<u32>().ok()) else { continue };
         // Its spawner clears up while it lives; a number that was taken again waits for the next time.
         if !std::path::Path::new("/proc").join(pid.to_string()).exists() {
-            leftovers(&deploy_site(place, pid), hierarchies).remove().map_err(CliError::Leftovers)?;
+            // Its groups and directories have names of their own: nobody needs them gone.
+            if let Err(wrong) = leftovers(&deploy_site(place, pid), hierarchies).remove() {
+                eprintln!("hosier: what deploy {pid} left could not be removed: {wrong}");
+            }
         }
     }
-    Ok(())
 }
 
 fn tuning(settings: &Settings) -> Tuning {

@@ -19,8 +19,9 @@ use crate::lambda::function::Floor;
 use crate::lambda::packages::{Installer, Packages, interpreter, python_version};
 use crate::lambda::registry::Registry;
 use crate::lambda::tree::Bounds;
-use crate::lambda::{Compiler, IdleInstances, Shared, Versions, Worker};
+use crate::lambda::{Compiler, IdleInstances, Shared, Terms, Versions, Worker};
 use crate::sandbox::cgroup::Hierarchies;
+use crate::sandbox::foreign;
 use crate::sandbox::{Limits, SandboxError, Sandboxes};
 use crate::settings::{Rootfs, Settings, Tree};
 use crate::stats::Stats;
@@ -56,9 +57,11 @@ pub fn run(args: &UpArgs) -> Result<(), CliError> {
     }
     let lock = place.lock()?;
     let site = Site { run: place.run(), group: place.group(), socket: Some(place.socket()) };
-    clear_dead_deploys(&place, &Hierarchies::detect().map_err(SandboxError::from)?)?;
+    clear_dead_deploys(&place, &Hierarchies::detect().map_err(SandboxError::from)?);
     let foundation = Foundation::lay(&site)?;
     let leftovers = foundation.leftovers();
+    // The spawner is forked: threads may begin.
+    foreign::sweep(&place.worker);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.worker_threads)
         .enable_all()
@@ -186,7 +189,8 @@ fn worker(
     let bounds = Bounds::default();
     let registry = Registry::open(&settings.registry, bounds)?;
     let python = python_version(&settings.sandbox.python)?;
-    let compiler = Compiler::from_settings(settings, python);
+    let terms = Terms::new(settings, python);
+    let compiler = Compiler::from_settings(settings, terms);
     let versions = Versions::open(&place.code(), registry.clone(), compiler, bounds, Arc::clone(sandboxes))?;
     let shared = Shared {
         forest: Arc::clone(forest),
@@ -201,7 +205,7 @@ fn worker(
     let floor = Floor {
         registry,
         versions,
-        python,
+        terms,
         shared,
         registry_cache: settings.registry_cache,
         queue_len: settings.sandbox.queue_len,

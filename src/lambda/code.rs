@@ -21,7 +21,9 @@ use super::registry::{Registry, RegistryError};
 use super::requirements::{self, Pins, PythonVersion, Requirements, RequirementsError};
 use super::tree::{self, Bounds, TreeError, make_dir};
 use super::{Blame, FunctionName};
-use crate::sandbox::{Bind, Command, Ended, Limits, Network, RunError, Runner};
+use crate::sandbox::foreign::{self, ForeignError};
+use crate::sandbox::memory::MachineMemory;
+use crate::sandbox::{Bind, Code, Command, Ended, Limits, Network, RunError, Runner};
 use crate::settings::Settings;
 
 /// No function's name begins with it.
@@ -88,15 +90,36 @@ pub struct Declared {
     pub requirements: Requirements,
 }
 
+/// What a function must fit, to be stored and to be served.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    pub python: PythonVersion,
+    /// The most that its own limits may be.
+    pub most: Limits,
+}
+
+impl Terms {
+    /// As the settings say, for an interpreter of this version.
+    pub fn new(settings: &Settings, python: PythonVersion) -> Self {
+        let mut most = settings.max_limits;
+        if most.mem_mb == 0 {
+            let machine = MachineMemory::now().map_or(u64::MAX, |memory| memory.total >> 20);
+            most.mem_mb = u32::try_from(machine).unwrap_or(u32::MAX);
+        }
+        Self { python, most }
+    }
+}
+
 /// Reads and checks what the files in `dir` declare. `hosier deploy` asks this
 /// before anything is stored.
 ///
 /// # Errors
 /// `ol.yaml` or `requirements.txt` cannot be used, or the entry file is not there.
-pub fn inspect(dir: &Path, python: PythonVersion) -> Result<Declared, CodeError> {
+pub fn inspect(dir: &Path, terms: &Terms) -> Result<Declared, CodeError> {
     let config = FunctionConfig::load(dir)?;
+    config.check_limits(&terms.most)?;
     let entry = config.entry()?;
-    let requirements = requirements::load(dir, python)?;
+    let requirements = requirements::load(dir, terms.python)?;
     if !dir.join(&entry.file).is_file() {
         let names = fs::read_dir(dir).map_err(CodeError::io(dir))?;
         let mut others: Vec<_> = names
@@ -118,10 +141,10 @@ pub fn store(
     registry: &Registry,
     name: &FunctionName,
     archive: impl io::Read,
-    python: PythonVersion,
+    terms: &Terms,
 ) -> Result<Declared, CodeError> {
     let mut declared = None;
-    registry.store(name, archive, |files| inspect(files, python).map(|found| declared = Some(found)))?;
+    registry.store(name, archive, |files| inspect(files, terms).map(|found| declared = Some(found)))?;
     declared.ok_or(CodeError::Abandoned)
 }
 
@@ -133,10 +156,10 @@ pub fn store_dir(
     registry: &Registry,
     name: &FunctionName,
     source: &Path,
-    python: PythonVersion,
+    terms: &Terms,
 ) -> Result<Declared, CodeError> {
     let mut declared = None;
-    registry.store_dir(name, source, |files| inspect(files, python).map(|found| declared = Some(found)))?;
+    registry.store_dir(name, source, |files| inspect(files, terms).map(|found| declared = Some(found)))?;
     declared.ok_or(CodeError::Abandoned)
 }
 
@@ -158,14 +181,14 @@ pub struct Version {
 pub struct Compiler {
     /// The interpreter, on the host and in the sandbox.
     pub python: PathBuf,
-    pub version: PythonVersion,
+    pub terms: Terms,
     pub limits: Limits,
 }
 
 impl Compiler {
-    /// As the settings say, for an interpreter of this version.
-    pub fn from_settings(settings: &Settings, version: PythonVersion) -> Self {
-        Self { python: settings.sandbox.python.clone(), version, limits: settings.installer_limits }
+    /// As the settings say.
+    pub fn from_settings(settings: &Settings, terms: Terms) -> Self {
+        Self { python: settings.sandbox.python.clone(), terms, limits: settings.installer_limits }
     }
 }
 
@@ -193,10 +216,11 @@ impl<R: Runner> Versions<R> {
         runner: Arc<R>,
     ) -> Result<Self, CodeError> {
         fs::create_dir_all(dir).map_err(CodeError::io(dir))?;
+        foreign::sweep(dir);
         for entry in fs::read_dir(dir).map_err(CodeError::io(dir))? {
             let path = entry.map_err(CodeError::io(dir))?.path();
             if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(STAGING)) {
-                fs::remove_dir_all(&path).map_err(CodeError::io(&path))?;
+                foreign::remove_late_or_warn(&path);
             }
         }
         Ok(Self { dir: dir.to_owned(), registry, compiler, bounds, runner })
@@ -241,7 +265,8 @@ impl<R: Runner> Versions<R> {
         for entry in entries {
             let entry = entry.map_err(CodeError::io(&dir))?;
             if !keep.iter().any(|digest| entry.file_name() == *digest) {
-                fs::remove_dir_all(entry.path()).map_err(CodeError::io(&entry.path()))?;
+                let removed = foreign::remove(&entry.path()).map_err(ForeignError::into_io);
+                removed.map_err(CodeError::io(&entry.path()))?;
             }
         }
         if keep.is_empty() {
@@ -264,6 +289,7 @@ impl<R: Runner> Versions<R> {
             limits: self.compiler.limits,
             network: Network::None,
             outlet: None,
+            code: Code::Tool,
         };
         let outcome = self.runner.run(command).await?;
         if !matches!(outcome.ended, Ended::Exited(_)) {
@@ -287,9 +313,9 @@ fn fetch(
         make_dir(dir).map_err(CodeError::io(dir))?;
     }
     registry.fetch(name, code)?;
-    let declared = inspect(code, compiler.version)?;
+    let declared = inspect(code, &compiler.terms)?;
     // Bytecode is of one interpreter.
-    let PythonVersion { major, minor, .. } = compiler.version;
+    let PythonVersion { major, minor, .. } = compiler.terms.python;
     let digest = tree::digest(code, &tree::walk(code, bounds)?, &format!("cpython-{major}.{minor}"))?;
     Ok((staging, digest, declared))
 }
@@ -327,12 +353,7 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        match fs::remove_dir_all(&self.0) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(path = %self.0.display(), %error, "staging was not removed");
-            }
-            _ => {}
-        }
+        foreign::remove_late_or_warn(&self.0);
     }
 }
 

@@ -114,6 +114,11 @@ pub enum ConfigError {
     Project(String),
     #[error("{CONFIG_FILE}: {key} = {value:?} is not possible; allowed: {allowed}")]
     BadValue { key: String, value: String, allowed: &'static str },
+    #[error(
+        "{CONFIG_FILE}: limits.{key} = {value} is more than this worker gives a function: at most {most}; \
+         ask for less, or raise max_limits.{key} in hosier.toml"
+    )]
+    TooMuch { key: &'static str, value: u32, most: u32 },
 }
 
 impl ConfigError {
@@ -183,6 +188,25 @@ impl FunctionConfig {
         }
         self.snapshot.check()?;
         self.entry().map(|_| ())
+    }
+
+    /// Checks that no limit is beyond what the operator gives a function.
+    ///
+    /// # Errors
+    /// [`ConfigError::TooMuch`] names the first that is.
+    pub fn check_limits(&self, most: &Limits) -> Result<(), ConfigError> {
+        let asked = &self.limits;
+        let pairs = [
+            ("procs", asked.procs, most.procs),
+            ("mem_mb", asked.mem_mb, most.mem_mb),
+            ("cpu_percent", asked.cpu_percent, most.cpu_percent),
+            ("swappiness", asked.swappiness, most.swappiness),
+            ("runtime_sec", asked.runtime_sec, most.runtime_sec),
+        ];
+        match pairs.into_iter().find(|(_, asked, most)| asked > most) {
+            Some((key, value, most)) => Err(ConfigError::TooMuch { key, value, most }),
+            None => Ok(()),
+        }
     }
 
     /// Where the code begins: `f.py`, or as `OL_ENTRY_FILE`, `OL_WSGI_ENTRY`
@@ -298,6 +322,27 @@ mod tests {
             let error = FunctionConfig::parse(text).unwrap_err();
             assert!(error.to_string().contains(part), "{error}");
             assert_eq!(error.blame(), Blame::Function);
+        }
+    }
+
+    #[test]
+    fn a_limit_beyond_the_operators_is_refused_by_name() {
+        let most = Limits { procs: 100, mem_mb: 512, cpu_percent: 200, swappiness: 60, runtime_sec: 60 };
+        for (text, key) in [
+            ("procs: 101", "procs"),
+            ("mem_mb: 1000000", "mem_mb"),
+            ("cpu_percent: 201", "cpu_percent"),
+            ("swappiness: 61", "swappiness"),
+            ("runtime_sec: 61", "runtime_sec"),
+        ] {
+            let error = FunctionConfig::parse(&format!("limits: {{{text}}}")).unwrap().check_limits(&most);
+            let error = error.unwrap_err();
+            assert!(error.to_string().contains(&format!("max_limits.{key}")), "{error}");
+            assert_eq!(error.blame(), Blame::Function);
+        }
+        let fits = "limits: {procs: 100, mem_mb: 512, cpu_percent: 200, swappiness: 60, runtime_sec: 60}";
+        for text in [fits, "", "limits: {mem_mb: 0}"] {
+            FunctionConfig::parse(text).unwrap().check_limits(&most).unwrap();
         }
     }
 

@@ -20,15 +20,14 @@ use tokio::task::JoinSet;
 use super::instance::{Instance, Job, Shared};
 use super::log::FunctionLog;
 use super::registry::{Fingerprint, Registry};
-use super::requirements::PythonVersion;
-use super::{Answer, FunctionName, Invocation, InvokeError, Version, Versions};
+use super::{Answer, FunctionName, Invocation, InvokeError, Terms, Version, Versions};
 use crate::sandbox::Sandboxes;
 
 /// What all functions of a worker share.
 pub struct Floor {
     pub registry: Registry,
     pub versions: Versions<Sandboxes>,
-    pub python: PythonVersion,
+    pub terms: Terms,
     pub shared: Shared,
     pub registry_cache: Duration,
     pub queue_len: usize,

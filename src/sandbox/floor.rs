@@ -13,7 +13,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use hosier_zygote::birth::{Birth, Pid1, Role};
@@ -26,7 +26,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::base::{STAGING, c_string};
 use super::cell::{Cell, Order, Purpose, UserNamespace};
 use super::cgroup::{Group, Pool};
+use super::confined::{self, Expected};
 use super::error::{About, During};
+use super::homes::Homes;
 use super::ids::{IdRange, Ids, RANGE};
 use super::life::{Estate, Identity, Kept};
 use super::roster::Roster;
@@ -84,14 +86,15 @@ pub struct Sandboxes {
     pub filters: Filters,
     pub undertaker: Undertaker,
     pub tuning: Tuning,
-    group_names: Vec<String>,
-    hierarchies: super::cgroup::Hierarchies,
+    homes: Homes,
     ids: Ids,
     fresh: Pool,
-    /// Of fresh processes, and of each tree.
-    groups: Mutex<Vec<Arc<Group>>>,
+    /// Of fresh processes, and of each user namespace that stands.
+    groups: Mutex<Vec<Weak<Group>>>,
     places: Arc<Semaphore>,
     roster: Roster,
+    /// Seccomp filters on the worker itself.
+    own_filters: u64,
     next: AtomicU64,
 }
 
@@ -100,7 +103,7 @@ pub struct Parts {
     pub spawner: Spawner,
     pub base: Base,
     pub hierarchies: super::cgroup::Hierarchies,
-    /// The first for fresh processes, the others for trees.
+    /// The first for fresh processes, the others for user namespaces.
     pub group_names: Vec<String>,
     pub seed: u32,
     pub limits: Limits,
@@ -112,37 +115,41 @@ impl Sandboxes {
     /// # Errors
     /// A control group or filter could not be made.
     pub fn new(parts: Parts) -> Result<Arc<Self>, SandboxError> {
-        let group = Arc::new(Group::create(&parts.hierarchies, &parts.group_names[0])?);
+        let mut names = parts.group_names.into_iter();
+        let fresh = names.next().ok_or(SandboxError::NoHome)?;
+        let group = Arc::new(Group::create(&parts.hierarchies, &fresh)?);
         Ok(Arc::new(Self {
             spawner: parts.spawner,
             base: parts.base,
             filters: Filters::builtin()?,
             undertaker: Undertaker::start(parts.stats).about("the undertaker's thread")?,
             tuning: parts.tuning,
-            groups: Mutex::new(vec![Arc::clone(&group)]),
+            groups: Mutex::new(vec![Arc::downgrade(&group)]),
             fresh: Pool::new(group, 0, parts.limits, None),
-            group_names: parts.group_names,
-            hierarchies: parts.hierarchies,
+            homes: Homes::new(parts.hierarchies, names),
             ids: Ids::new(parts.seed),
             places: Arc::new(Semaphore::new(parts.tuning.max_sandboxes)),
             roster: Roster::default(),
+            own_filters: confined::own_filters(),
             next: AtomicU64::new(1),
         }))
     }
 
-    /// A user namespace for tree number `tree`.
+    /// A user namespace for a root zygote and its descendants.
     ///
     /// # Errors
     /// Its control group could not be made.
-    pub fn user_namespace(&self, tree: usize, limits: Limits) -> Result<Arc<UserNamespace>, SandboxError> {
+    pub fn user_namespace(&self, limits: Limits) -> Result<Arc<UserNamespace>, SandboxError> {
         let ids = self.ids.take()?;
         let owner = (ids.first(), ids.first());
-        let group = Group::create(&self.hierarchies, &self.group_names[1 + tree])?;
+        let (home, group) = self.homes.take()?;
         group.delegate_procs(owner)?;
         let group = Arc::new(group);
-        self.groups.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&group));
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        groups.retain(|group| group.strong_count() > 0);
+        groups.push(Arc::downgrade(&group));
         let pool = Pool::new(group, self.tuning.cgroup_pool, limits, Some(owner));
-        Ok(Arc::new(UserNamespace { ids, pool, next_leaf: AtomicU64::new(0) }))
+        Ok(Arc::new(UserNamespace { pool, home, ids, next_leaf: AtomicU64::new(0) }))
     }
 
     /// A pool of network namespaces for what is forked below a root zygote; `None`
@@ -190,7 +197,7 @@ impl Sandboxes {
     /// As the control groups' files.
     pub fn memory_in_use(&self) -> Result<u64, SandboxError> {
         let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        groups.iter().try_fold(0, |sum, group| Ok(sum + group.memory_held()?))
+        groups.iter().filter_map(Weak::upgrade).try_fold(0, |sum, group| Ok(sum + group.memory_held()?))
     }
 
     /// Places that are taken.
@@ -212,7 +219,7 @@ impl Sandboxes {
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let ids = if namespace.is_none() { Some(self.ids.take()?) } else { None };
-        let uid = self.uid(purpose, namespace);
+        let uid = self.uid(purpose, namespace.map(Arc::as_ref));
         let first = ids.as_ref().or(namespace.map(|namespace| &namespace.ids)).map_or(0, IdRange::first);
         let (socket, child_socket) = match purpose {
             Purpose::Leaf => socket::stream_pair(),
@@ -222,6 +229,9 @@ impl Sandboxes {
         socket::want_credentials(socket.as_fd()).during("a sandbox's socket")?;
         let (log, child_log) = log_pipe(first + uid)?;
         let mut kept = Vec::new();
+        if let Some(namespace) = namespace.filter(|_| purpose == Purpose::Zygote) {
+            kept.push(Kept::Namespace(Arc::clone(namespace)));
+        }
         let root = match writable {
             None => self.base.clone_root(network)?,
             Some(mount_points) => {
@@ -266,6 +276,7 @@ impl Sandboxes {
             permit,
             ids,
             uid,
+            host_id: first + uid,
             kept,
             outlet: None,
         })
@@ -346,7 +357,7 @@ impl Sandboxes {
         self.filter(self.filters.zygote.as_bytes())
     }
 
-    fn filter(&self, program: &[u8]) -> Vec<u8> {
+    pub(super) fn filter(&self, program: &[u8]) -> Vec<u8> {
         if self.tuning.seccomp { program.to_vec() } else { Vec::new() }
     }
 
@@ -380,6 +391,12 @@ impl Sandboxes {
         Ok(started)
     }
 
+    /// What a forked leaf with this host id has left once it is confined: its zygote's long
+    /// filter and its own short one, and what the worker has itself.
+    fn expected(&self, id: u32) -> Expected {
+        Expected { id, filters: if self.tuning.seccomp { self.own_filters + 2 } else { 0 } }
+    }
+
     /// A process was born in `cell`.
     ///
     /// # Errors
@@ -393,7 +410,7 @@ impl Sandboxes {
             permit: cell.permit,
             kept: cell.kept,
         };
-        let identity = Identity { id: cell.id, purpose: cell.purpose };
+        let identity = Identity { id: cell.id, purpose: cell.purpose, expected: self.expected(cell.host_id) };
         let sandbox = Sandbox::new(identity, pidfd, estate, self.undertaker.clone(), self.roster.clone());
         let channel = Channel::new(cell.socket).about("a sandbox's socket")?;
         Ok(Started { sandbox, channel, output, ended: None })

@@ -6,6 +6,7 @@
 //!   ├ base       what a sandbox sees as /        ├ cgroup/    limits, freeze, kill
 //!   ├ view       its packages and code           ├ seccomp/   what it may ask the kernel
 //!   ├ writable   a root of its own to write      │
+//!   ├ homes      names of its namespaces' control groups
 //!   ├ ids        private ranges of host ids      └ spawner/   starts fresh processes
 //!   ├ nets       network namespaces ahead of need
 //!   ├ life       Running, Paused, Dead; the undertaker
@@ -13,6 +14,7 @@
 //!   └ roster     who lives, for whoever looks
 //! channel    the worker's end of a socket
 //! output     what a sandbox prints              pidfd      whose it is, is it there
+//! confined   the kernel's word that a leaf has given up everything
 //! command    a program run once (an installer)  memory     of a process, of the machine
 //! outlet/    the one way out of a command's network namespace
 //! foreign    files that strangers wrote: by descriptor, without recursion
@@ -24,9 +26,11 @@ mod cell;
 pub mod cgroup;
 mod channel;
 pub mod command;
+mod confined;
 mod error;
 mod floor;
 pub mod foreign;
+mod homes;
 pub mod host;
 mod ids;
 mod life;
@@ -46,7 +50,7 @@ mod writable;
 pub use base::{Base, RuntimeFile};
 pub use cell::{Cell, Order, Purpose, UserNamespace};
 pub use channel::Channel;
-pub use command::{Bind, Command, Ended, Outcome, RunError, Runner};
+pub use command::{Bind, Code, Command, Ended, Outcome, RunError, Runner};
 pub use error::SandboxError;
 pub use floor::{Parts, Program, Sandboxes, Started, Tuning};
 pub use life::{Sandbox, Undertaker};

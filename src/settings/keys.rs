@@ -189,6 +189,27 @@ pub(super) const KEYS: &[Key] = &[
     key("installer_limits.swappiness", Allowed::Number(0, 100), "Willingness to swap (default 0)."),
     key("installer_limits.runtime_sec", Allowed::Number(0, YEAR_S), "Longest run in seconds (default 300)."),
     key(
+        "max_limits.procs",
+        Allowed::Number(0, 65_536),
+        "What a function's `ol.yaml` may ask for at most; 0 is the default. Processes and threads\n(default 4096).",
+    ),
+    key(
+        "max_limits.mem_mb",
+        Allowed::Number(0, MIB_MAX),
+        "Memory in MiB (default: mem_pool_mb, or what the machine has).",
+    ),
+    key(
+        "max_limits.cpu_percent",
+        Allowed::Number(0, 102_400),
+        "Share of one core in percent (default 102400).",
+    ),
+    key("max_limits.swappiness", Allowed::Number(0, 100), "Willingness to swap (default 100)."),
+    key(
+        "max_limits.runtime_sec",
+        Allowed::Number(0, YEAR_S),
+        "Longest run of one call in seconds (default 86400).",
+    ),
+    key(
         "features.import_cache",
         text(|kind| matches!(kind, "" | "tree" | "multitree"), "\"tree\", \"multitree\" or \"\""),
         "\"tree\": fork sandboxes from zygotes. \"multitree\" is the same: see zygote.replicas.\n\"\": start each one anew.",

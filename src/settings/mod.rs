@@ -47,6 +47,8 @@ pub struct Settings {
     pub stop_timeout: Duration,
     pub limits: Limits,
     pub installer_limits: Limits,
+    /// The most that a function's own limits may be; where memory is 0, what the machine has.
+    pub max_limits: Limits,
     pub features: Features,
     pub sandbox: SandboxSettings,
     pub zygote: ZygoteSettings,
@@ -193,6 +195,13 @@ impl Settings {
         let functions = Limits::default();
         let installers =
             Limits { procs: 64, mem_mb: 250, cpu_percent: 200, runtime_sec: 300, ..Limits::default() };
+        let most = Limits {
+            procs: 4096,
+            mem_mb: raw.mem_pool_mb,
+            cpu_percent: 102_400,
+            swappiness: 100,
+            runtime_sec: 86_400,
+        };
         Self {
             worker_dir: below(&raw.worker_dir, "worker"),
             worker_url: raw.worker_url,
@@ -208,6 +217,7 @@ impl Settings {
             stop_timeout: s(raw.stop_timeout_s),
             limits: raw.limits.or(functions),
             installer_limits: raw.installer_limits.or(installers),
+            max_limits: raw.max_limits.or(most),
             features: Features {
                 import_cache: !raw.features.import_cache.is_empty(),
                 enable_seccomp: raw.features.enable_seccomp,

@@ -41,6 +41,7 @@ section!(
         stop_timeout_s: u64 = 10,
         limits: PartialLimits = PartialLimits::default(),
         installer_limits: PartialLimits = PartialLimits::default(),
+        max_limits: PartialLimits = PartialLimits::default(),
         features: RawFeatures = RawFeatures::default(),
         sandbox: RawSandbox = RawSandbox::default(),
         zygote: RawZygote = RawZygote::default(),

@@ -19,7 +19,7 @@ use super::installer::{Installer, Reach, UV, WHEELS};
 use super::lock::{Artifact, is_plain};
 use super::step::{INPUT, OUT, Ran, Room, StepError};
 use crate::lambda::requirements::{Pin, normalize};
-use crate::sandbox::{Bind, Command};
+use crate::sandbox::{Bind, Code, Command};
 
 /// Sandboxes that one build may take.
 pub(super) const ROUNDS: usize = 4;
@@ -86,7 +86,8 @@ impl Installer {
             Bind { source: source.to_owned(), target: shown, writable: false },
             Bind { source: wheels.to_owned(), target: WHEELS.to_owned(), writable: false },
         ];
-        Ok(self.command(Reach::Nothing, &[&python, "-I", "-S", &script, &job, OUT], room, &binds))
+        let command = self.command(Reach::Nothing, &[&python, "-I", "-S", &script, &job, OUT], room, &binds);
+        Ok(Command { code: Code::Foreign, ..command })
     }
 
     /// Reads what a round came to, after its sandbox is gone.

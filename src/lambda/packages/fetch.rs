@@ -45,6 +45,8 @@ enum Fetched {
     Size(#[allow(dead_code, reason = "the file itself says")] u64),
     Failed(String),
     Wrong(String),
+    /// All files together are larger than a step's disk may be.
+    Large(#[allow(dead_code, reason = "the settings say")] u64),
 }
 
 impl Installer {
@@ -98,14 +100,17 @@ impl Installer {
         to: &Path,
     ) -> Result<String, StepError> {
         let file = artifact.file.clone();
+        // A server chose these words.
+        let bounded = |said: &str| failure::tail(&self.operator.redact(said));
         match said {
             Some(Fetched::Size(_)) => {}
+            Some(Fetched::Large(_)) => return Err(self.space.failure().into()),
             Some(Fetched::Wrong(said)) => {
-                return Err(Failure::Digest { file, said: self.operator.redact(&said) }.into());
+                return Err(Failure::Digest { file, said: bounded(&said) }.into());
             }
             Some(Fetched::Failed(said)) => {
                 let said = ran.complaint.as_ref().map_or(said.clone(), |why| format!("{said}\n{why}"));
-                return Err(Failure::Fetch { file, said: self.operator.redact(&said) }.into());
+                return Err(Failure::Fetch { file, said: bounded(&said) }.into());
             }
             None => {
                 return Err(Failure::Fetch { file, said: "the fetcher says nothing of it".to_owned() }.into());

@@ -17,7 +17,7 @@ use super::space::Space;
 use super::step::{INPUT, OUT, Ran, Room};
 use super::tools::{self, ToolError};
 use crate::lambda::requirements::normalize;
-use crate::sandbox::{Bind, Command, Ended, Limits, Network, Outlet};
+use crate::sandbox::{Bind, Code, Command, Ended, Limits, Network, Outlet};
 use crate::settings::{Build, Settings};
 
 /// Where a sandbox shows `uv`.
@@ -126,7 +126,8 @@ impl Installer {
         }
         let outlet = (reach == Reach::Index).then(|| Outlet::new(self.operator.policy(), self.transfer_mib));
         let argv = argv.iter().map(|text| (*text).to_owned()).collect();
-        Command { argv, env, binds, limits: self.limits, network: Network::None, outlet }
+        let code = Code::Tool;
+        Command { argv, env, binds, limits: self.limits, network: Network::None, outlet, code }
     }
 
     /// Installs `wheel` of the directory `wheels` into `/out/files`. Runs nothing of it.
@@ -166,7 +167,13 @@ impl Installer {
             Ended::Exited(0) => None,
             Ended::OutOfMemory => Some(Failure::OutOfMemory { mem_mib: self.limits.mem_mb }),
             Ended::TimedOut => Some(Failure::TimedOut { runtime_s: self.limits.runtime_sec }),
-            Ended::Exited(_) | Ended::Signaled(_) => Some(explain(&self.operator.redact(&ran.output))),
+            Ended::Exited(_) | Ended::Signaled(_) => {
+                // uv does not say that its outlet refused.
+                Some(match (explain(&self.operator.redact(&ran.output)), &ran.complaint) {
+                    (Failure::Other { tail }, Some(_)) => Failure::Network { tail },
+                    (failure, _) => failure,
+                })
+            }
         }
     }
 

@@ -35,7 +35,7 @@ mod tools;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
@@ -59,12 +59,13 @@ use digests::Record;
 use entries::META;
 use lock::Artifact;
 use mend::{Looks, Ready};
-use step::{Room, Steps};
+use step::Steps;
 use supply::{Supplied, Supply};
 
 use super::requirements::{Hashes, Pin, Pins, Requirements, Sha256};
 use super::tree::{self, TreeError};
 use super::{Blame, registry::fresh_dir};
+use crate::sandbox::foreign::{self, ForeignError};
 use crate::sandbox::{RunError, Runner};
 use crate::stats::Stats;
 
@@ -174,6 +175,7 @@ impl<R: Runner> Packages<R> {
         let dir = entries.dir();
         let locks = dir.join(LOCKS);
         fs::create_dir_all(&locks).map_err(PackageError::io(&locks))?;
+        foreign::sweep(dir);
         for entry in fs::read_dir(dir).map_err(PackageError::io(dir))? {
             let entry = entry.map_err(PackageError::io(dir))?;
             let name = entry.file_name().into_string().unwrap_or_default();
@@ -183,7 +185,7 @@ impl<R: Runner> Packages<R> {
             };
             // Locked: somebody is at work on it.
             if lock(&locks, &pin, FlockArg::LockExclusiveNonblock).is_ok() {
-                fs::remove_dir_all(entry.path()).map_err(PackageError::io(&entry.path()))?;
+                foreign::remove_late_or_warn(&entry.path());
             }
         }
         entries.sweep();
@@ -379,11 +381,11 @@ impl<R: Runner> Store<R> {
         let path = self.entries.dir().join(format!("{STAGING}{pin}"));
         let staging = Staging { path, _claim: claim };
         fresh_dir(&staging.path).map_err(PackageError::io(&staging.path))?;
-        let room = Room::new(&staging.path, "unpack").map_err(|error| error.of(&pin))?;
+        let room = supply.room("unpack").map_err(|error| error.of(&pin))?;
         supply.unpack(&wheel, &room).await.map_err(|error| error.of(&pin))?;
         let store = self.clone();
         let finished = tokio::task::spawn_blocking(move || {
-            supply::settle(&room, &staging.path.join("files")).map_err(PackageError::io(&staging.path))?;
+            supply::settle(&room, &staging.path.join("files")).map_err(|error| error.of(&pin))?;
             drop(room);
             store.finish(&pin, origin, built_with, &staging)
         });
@@ -409,8 +411,8 @@ impl<R: Runner> Store<R> {
         let meta = path.join(META);
         let described = Meta::new(contents, Some(origin), built_with, record.digest(false));
         let text = serde_json::to_vec(&described).map_err(|error| PackageError::io(&meta)(error.into()))?;
-        let mut file = tree::new_file(&meta, false).map_err(PackageError::io(&meta))?;
-        io::Write::write_all(&mut file, &text).map_err(PackageError::io(&meta))?;
+        let file = tree::new_file(&meta, false).and_then(|mut file| file.write_all(&text));
+        file.map_err(PackageError::io(&meta))?;
         // On disk before its name is: a power cut must not leave empty modules.
         let dir = File::open(self.entries.dir()).map_err(PackageError::io(self.entries.dir()))?;
         nix::unistd::syncfs(&dir).map_err(|error| PackageError::io(path)(error.into()))?;
@@ -462,9 +464,7 @@ struct Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if let Err(error) = remove(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "staging was not removed");
-        }
+        foreign::remove_late_or_warn(&self.path);
     }
 }
 
@@ -476,15 +476,7 @@ fn lock(locks: &Path, pin: &Pin, how: FlockArg) -> io::Result<Flock<File>> {
 
 /// Removes a file or a directory with what is in it, if it is there.
 fn remove(path: &Path) -> io::Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+    foreign::remove(path).map_err(ForeignError::into_io)
 }
 
 #[cfg(test)]

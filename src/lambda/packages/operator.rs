@@ -58,6 +58,16 @@ impl Operator {
         operator
     }
 
+    /// The variables of an installer's sandbox. A value may hold a password.
+    pub fn env(&self) -> &[(String, String)] {
+        &self.env
+    }
+
+    /// The certificates of an installer's sandbox.
+    pub fn binds(&self) -> &[Bind] {
+        &self.binds
+    }
+
     /// Where an outlet of an installer leads: the indexes, `installer.hosts`, port 443 of public
     /// addresses; all of it through the operator's own proxies.
     pub fn policy(&self) -> Arc<Policy> {

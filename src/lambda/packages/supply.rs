@@ -25,6 +25,7 @@ use super::resolve::Question;
 use super::step::{self, Ran, Room, StepError, Steps};
 use crate::lambda::registry::fresh_dir;
 use crate::lambda::requirements::{Pin, Requirements, Sha256};
+use crate::sandbox::foreign::Tree;
 use crate::sandbox::{Bind, Command, RunError, Runner};
 
 /// One install's way from pins to wheels.
@@ -269,7 +270,8 @@ impl<R: Runner> Supply<R> {
         self.accepted.get(pin).is_none_or(|hashes| hashes.allow(digest))
     }
 
-    fn room(&self, name: &str) -> Result<Room, StepError> {
+    /// Makes the directories of one step, which no entry of the store is made in.
+    pub(super) fn room(&self, name: &str) -> Result<Room, StepError> {
         Room::new(self.steps.path(), &self.numbered(name))
     }
 
@@ -285,7 +287,9 @@ impl<R: Runner> Supply<R> {
     }
 }
 
-/// Moves what a room's sandbox unpacked to `to`, which is not there.
-pub(super) fn settle(room: &Room, to: &Path) -> std::io::Result<()> {
-    std::fs::rename(room.out.join("files"), to)
+/// Moves the files that a room's sandbox unpacked to `to`, which is not there.
+pub(super) fn settle(room: &Room, to: &Path) -> Result<(), StepError> {
+    // A link of that name stays where it is.
+    Tree::open(&room.out)?.below("files")?;
+    std::fs::rename(room.out.join("files"), to).map_err(StepError::io(to))
 }

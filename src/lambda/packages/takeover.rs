@@ -12,13 +12,14 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::abi::Abi;
 use super::contents::{self, Contents};
 use super::digests::{Damage, Record};
 use super::entries::{Entries, META, Meta};
 use crate::lambda::requirements::{Pin, Sha256};
+use crate::sandbox::foreign::Tree;
 
 /// Takes over the entry of `pin`, if there is one that can be; the pin of its new place. The caller
 /// holds the pin's lock.
@@ -46,16 +47,16 @@ fn examine(old: &Path, abi: &Abi, text: &[u8]) -> Result<(Meta, Record), Damage>
     if let Some(foreign) = record.paths().find(|path| !abi.fits_file(&name(path))) {
         return Err(Damage::new(foreign, format!("it is not for {abi}")));
     }
-    let files = old.join("files");
+    let tree = Tree::open(old).map_err(|error| Damage::new("files", error.to_string()))?;
     for info in record.paths().filter(|path| path.extension().is_some_and(|ending| ending == "dist-info")) {
-        let info = old.join(info);
         let read = |file: &str| {
-            contents::text(&info.join(file)).map_err(|error| Damage::new(file, error.to_string()))
+            let path = info.join(file);
+            contents::text(&tree, &path).map_err(|error| Damage::new(path, error.to_string()))
         };
         let wheel = read("WHEEL")?;
         let mut tags = wheel.lines().filter_map(|line| line.strip_prefix("Tag:")).peekable();
         if tags.peek().is_some() && !tags.any(|tag| abi.fits_tag(tag)) {
-            return Err(Damage::new(relative(&info, &files), format!("its wheel is not for {abi}")));
+            return Err(Damage::new(info, format!("its wheel is not for {abi}")));
         }
         let listed = read("RECORD")?;
         for (path, digest) in listed.lines().filter_map(contents::record_digest) {
@@ -87,10 +88,6 @@ fn moved(old: &Path, entries: &Entries, pin: &Pin, meta: &Meta, record: &Record)
     fs::rename(&fresh, old.join(META)).map_err(io)?;
     fs::rename(old, &target).map_err(io)?;
     Ok(pin)
-}
-
-fn relative(path: &Path, to: &Path) -> PathBuf {
-    path.strip_prefix(to).unwrap_or(path).to_owned()
 }
 
 /// A digest as a wheel's RECORD has it: base 64 for URLs, without padding.

@@ -70,7 +70,7 @@ pub fn ensure_uv(dir: &Path, named: Option<&Path>, python: &Path) -> Result<Path
         std::fs::set_permissions(&uv, std::fs::Permissions::from_mode(0o755)).map_err(|e| e.to_string())?;
         std::fs::rename(&uv, tools.join("uv")).map_err(|e| e.to_string())
     });
-    std::fs::remove_dir_all(&staging).map_err(io)?;
+    crate::sandbox::foreign::remove(&staging).map_err(|error| io(error.into_io()))?;
     result.map_err(|output| ToolError::InstallUv { dir: tools.clone(), output })?;
     find_uv(dir, None)
 }

@@ -9,6 +9,7 @@
 //! removed is told to the operator and hinders nobody: no name that anybody looks for
 //! begins with [`TRASH`].
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{RenameFlags, renameat2};
 
+use super::remove::remove_some;
 use super::{ForeignError, parent_of, remove};
 
 /// Beginning of the name of a tree that was set aside. No function's name and no pin has
@@ -26,6 +28,9 @@ pub const TRASH: &str = ".trash~";
 
 /// Number of trees that may wait for the thread; more are left to the next sweep.
 const WAITING: usize = 256;
+
+/// Number of entries that are removed at once, by whoever asks.
+const AT_ONCE: usize = 1000;
 
 /// Number of names that are tried for one tree.
 const NAMES: usize = 16;
@@ -56,15 +61,21 @@ pub fn set_aside(path: &Path) -> Result<PathBuf, ForeignError> {
     Err(ForeignError::io(path, tried))
 }
 
-/// Sets a tree aside and has it removed by a thread of this process; nothing there is
-/// fine. Returns at once. Starts the thread, so the caller may not be about to fork.
+/// Sets a tree aside and removes it: at once, if it is small, else by a thread of this
+/// process; nothing there is fine. Returns within milliseconds. May start the thread, so
+/// the caller may not be about to fork.
 ///
 /// # Errors
 /// As [`set_aside`]; a tree that cannot be removed later is a warning in the log.
 pub fn remove_late(path: &Path) -> Result<(), ForeignError> {
     match set_aside(path) {
         Ok(aside) => {
-            queue(aside);
+            let small =
+                parent_of(&aside).and_then(|(dir, name)| remove_some(dir.as_fd(), Path::new(name), AT_ONCE));
+            // What fails here fails there again, and is told.
+            if !matches!(small, Ok(true)) {
+                queue(aside);
+            }
             Ok(())
         }
         Err(ForeignError { wrong: super::Wrong::Io(error), .. })
@@ -73,6 +84,13 @@ pub fn remove_late(path: &Path) -> Result<(), ForeignError> {
             Ok(())
         }
         Err(error) => Err(error),
+    }
+}
+
+/// As [`remove_late`]; a tree that cannot even be set aside is a warning in the log.
+pub fn remove_late_or_warn(path: &Path) {
+    if let Err(error) = remove_late(path) {
+        tracing::warn!(%error, "a leftover cannot be removed or renamed; it stays, remove it by hand");
     }
 }
 

@@ -23,7 +23,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-pub use aside::{TRASH, is_trash, remove_late, set_aside, sweep, wait_until_removed};
+pub use aside::{TRASH, is_trash, remove_late, remove_late_or_warn, set_aside, sweep, wait_until_removed};
 pub use error::{ForeignError, Wrong};
 pub use remove::{remove, remove_at};
 pub use walk::{Sum, link_stays};

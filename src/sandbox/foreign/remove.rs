@@ -53,29 +53,36 @@ pub fn remove(path: &Path) -> Result<(), ForeignError> {
 /// # Errors
 /// As [`remove`]; the path begins with `name`.
 pub fn remove_at(dir: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<(), ForeignError> {
-    let name = name.as_ref();
+    remove_some(dir, name.as_ref(), usize::MAX).map(drop)
+}
+
+/// As [`remove_at`], but ends after about `entries` entries; false if some are left.
+pub(super) fn remove_some(dir: BorrowedFd<'_>, name: &Path, entries: usize) -> Result<bool, ForeignError> {
     let failed = |errno: Errno| ForeignError::new(name, busy(errno));
     match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => return Ok(()),
+        Ok(()) | Err(Errno::ENOENT) => return Ok(true),
         // EPERM is what POSIX asks for where unlinking a directory is refused.
         Err(Errno::EISDIR | Errno::EPERM) => {}
         Err(errno) => return Err(failed(errno)),
     }
     match unlinkat(dir, name, UnlinkatFlags::RemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => return Ok(()),
+        Ok(()) | Err(Errno::ENOENT) => return Ok(true),
         Err(Errno::ENOTEMPTY | Errno::EEXIST) => {}
         Err(errno) => return Err(failed(errno)),
     }
     let root = beneath(dir, name, DIRECTORY, Mode::empty()).map_err(failed)?;
-    let mut removal = Removal { at: Cursor::new(root).map_err(failed)?, waiting: 0, again: 0, failed: None };
+    let at = Cursor::new(root).map_err(failed)?;
+    let mut removal = Removal { at, waiting: 0, again: 0, left: entries, failed: None };
     let cleared = removal.clear();
     let wrong = |(path, wrong): (PathBuf, Wrong)| ForeignError::new(name.join(path), wrong);
     if let Some(first) = removal.failed {
         return Err(wrong(first));
     }
-    cleared.map_err(|found| wrong((PathBuf::new(), found)))?;
+    if !cleared.map_err(|found| wrong((PathBuf::new(), found)))? {
+        return Ok(false);
+    }
     match unlinkat(dir, name, UnlinkatFlags::RemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Ok(()) | Err(Errno::ENOENT) => Ok(true),
         Err(errno) => Err(failed(errno)),
     }
 }
@@ -87,13 +94,16 @@ struct Removal {
     waiting: usize,
     /// Number of directories that were cleared more than once.
     again: usize,
+    /// Number of entries that may still be removed.
+    left: usize,
     /// The first entry that could not be removed.
     failed: Option<(PathBuf, Wrong)>,
 }
 
 impl Removal {
-    fn clear(&mut self) -> Result<(), Wrong> {
-        loop {
+    /// False if the number of entries was over before the end.
+    fn clear(&mut self) -> Result<bool, Wrong> {
+        while self.left > 0 {
             if let Some(name) = self.at.here().todo.pop() {
                 self.waiting -= 1;
                 self.descend(name);
@@ -101,18 +111,20 @@ impl Removal {
                 self.list()?;
             } else {
                 match self.at.leave()? {
-                    None => return Ok(()),
+                    None => return Ok(true),
                     Some(name) => self.finish(name)?,
                 }
             }
         }
+        Ok(false)
     }
 
     /// Unlinks all that is no directory, and notes the directories.
     fn list(&mut self) -> Result<(), Wrong> {
         let room = WAITING.saturating_sub(self.waiting).max(1);
         let (dir, own) = self.at.listing()?;
-        let listed = listed(dir, own.as_fd(), room);
+        let listed = listed(dir, own.as_fd(), room, self.left);
+        self.left -= listed.unlinked;
         let level = self.at.here();
         // After a failure a second listing would show the same.
         level.more = listed.more && listed.failed.is_none();
@@ -137,6 +149,7 @@ impl Removal {
 
     /// Removes a directory that was cleared.
     fn finish(&mut self, name: CString) -> Result<(), Wrong> {
+        self.left = self.left.saturating_sub(1);
         match unlinkat(self.at.fd()?, name.as_c_str(), UnlinkatFlags::RemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
             // Somebody wrote to it meanwhile.
@@ -163,13 +176,15 @@ impl Removal {
 #[derive(Default)]
 struct Listed {
     dirs: Vec<CString>,
+    /// Number of entries that were unlinked.
+    unlinked: usize,
     /// The room was over before the end.
     more: bool,
     failed: Option<(CString, Wrong)>,
 }
 
 /// One listing of `dir`; `own` is the same directory.
-fn listed(dir: &mut Dir, own: BorrowedFd<'_>, room: usize) -> Listed {
+fn listed(dir: &mut Dir, own: BorrowedFd<'_>, room: usize, left: usize) -> Listed {
     let mut listed = Listed::default();
     for entry in dir.iter() {
         let entry = match entry {
@@ -183,9 +198,16 @@ fn listed(dir: &mut Dir, own: BorrowedFd<'_>, room: usize) -> Listed {
         if is_dots(name) {
             continue;
         }
+        if listed.unlinked == left {
+            listed.more = true;
+            break;
+        }
         if entry.file_type() != Some(Type::Directory) {
             match unlinkat(own, name, UnlinkatFlags::NoRemoveDir) {
-                Ok(()) | Err(Errno::ENOENT) => continue,
+                Ok(()) | Err(Errno::ENOENT) => {
+                    listed.unlinked += 1;
+                    continue;
+                }
                 // A file system that tells no kinds.
                 Err(Errno::EISDIR | Errno::EPERM) if entry.file_type().is_none() => {}
                 Err(errno) => {

@@ -1,10 +1,10 @@
 //! Kinds of IP addresses: which are everybody's, and which are this machine's or its neighbours'.
-//! Pure, but for [`of_this_machine`]. Runs in the worker.
+//! Pure, but for [`of_this_machine`] and [`leads_here`]. Runs in the worker.
 //!
 //! An address that carries another one (IPv4 in IPv6, in its several forms) is of the kind of that other one.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 /// Kind of an address, as far as an outlet tells them apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +61,19 @@ pub fn of_this_machine() -> nix::Result<Vec<IpAddr>> {
         v4.or_else(|| address.as_sockaddr_in6().map(|found| IpAddr::V6(found.ip())))
     });
     Ok(addresses.collect())
+}
+
+/// Whether the kernel routes `address` to this machine although no interface has it, as a local
+/// route for a whole network does. No packet is sent: the kernel picks the address that one would
+/// come from, which is then the same.
+pub fn leads_here(address: SocketAddr) -> bool {
+    let any: IpAddr =
+        if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect(address)?;
+        socket.local_addr()
+    });
+    source.is_ok_and(|source| source.ip() == address.ip())
 }
 
 /// Takes an address out of the IPv6 forms that carry an IPv4 one.

@@ -36,7 +36,9 @@ const LOOK_UP: Duration = Duration::from_secs(10);
 /// Longest wait for a look-up that only forbids, on the way to the operator's proxy.
 const LOOK_UP_BESIDE: Duration = Duration::from_secs(2);
 /// Look-ups of the whole worker at a time. Each holds a thread, for as long as the resolver likes.
-const LOOK_UPS: usize = 8;
+const LOOK_UPS: usize = 32;
+/// Look-ups of one command at a time: names that are slow take nothing from another command.
+pub(super) const LOOK_UPS_EACH: usize = 4;
 /// Longest wait for one address to answer.
 const CONNECT: Duration = Duration::from_secs(10);
 /// Addresses of one name that are tried, at most.
@@ -70,18 +72,18 @@ pub(super) async fn dial(outlet: &Arc<Outlet>, place: &Place, connect: bool) -> 
     let standing = outlet.policy.standing(place)?;
     let failed = |reason: String| NoWay::Failed { place: place.clone(), reason };
     let Some(proxy) = outlet.policy.proxies.of(place, connect) else {
-        let addresses = look_up(place, LOOK_UP).await.map_err(|error| failed(reason(&error)))?;
+        let addresses = look_up(outlet, place, LOOK_UP).await.map_err(|error| failed(reason(&error)))?;
         let allowed = allowed(outlet, place, standing, &addresses)?;
         let stream = first(&allowed).await.map_err(|error| failed(reason(&error)))?;
         return Ok(Way::Straight(Metered::new(stream, Arc::clone(outlet))));
     };
     if standing == Standing::Stranger
-        && let Ok(addresses) = look_up(place, LOOK_UP_BESIDE).await
+        && let Ok(addresses) = look_up(outlet, place, LOOK_UP_BESIDE).await
     {
         allowed(outlet, place, standing, &addresses)?;
     }
     let failed = |reason: String| failed(format!("the operator's proxy {}: {reason}", proxy.place));
-    let addresses = look_up(&proxy.place, LOOK_UP).await.map_err(|error| failed(reason(&error)))?;
+    let addresses = look_up(outlet, &proxy.place, LOOK_UP).await.map_err(|error| failed(reason(&error)))?;
     let stream = first(&addresses).await.map_err(|error| failed(reason(&error)))?;
     let stream = Metered::new(stream, Arc::clone(outlet));
     if !connect {
@@ -107,7 +109,11 @@ fn allowed(
     let mut refusal = None;
     let mut allowed = Vec::new();
     for address in addresses {
-        match check(address.ip(), address::kind(address.ip(), &own)) {
+        let kind = match address::kind(address.ip(), &own) {
+            Kind::Public | Kind::Private if address::leads_here(*address) => Kind::ThisMachine,
+            kind => kind,
+        };
+        match check(address.ip(), kind) {
             Ok(()) => allowed.push(*address),
             Err(refused) => refusal = refusal.or(Some(refused)),
         }
@@ -118,18 +124,19 @@ fn allowed(
     }
 }
 
-/// Looks a place up. The thread that does cannot be interrupted, so it keeps its place among
-/// [`LOOK_UPS`] until it is done, whether or not somebody still waits.
-async fn look_up(place: &Place, bound: Duration) -> io::Result<Vec<SocketAddr>> {
+/// Looks a place up. The thread that does cannot be interrupted, so it keeps its places among
+/// [`LOOK_UPS`] and [`LOOK_UPS_EACH`] until it is done, whether or not somebody still waits.
+async fn look_up(outlet: &Outlet, place: &Place, bound: Duration) -> io::Result<Vec<SocketAddr>> {
     if let Some(address) = place.address() {
         return Ok(vec![SocketAddr::new(address, place.port)]);
     }
     let late = || io::Error::new(io::ErrorKind::TimedOut, "its name was not looked up in time");
     let (host, port) = (place.host.clone(), place.port);
     let looking = async {
-        let permit = LOOKING_UP.acquire().await.map_err(io::Error::other)?;
+        let own = Arc::clone(&outlet.looking_up).acquire_owned().await.map_err(io::Error::other)?;
+        let permits = (LOOKING_UP.acquire().await.map_err(io::Error::other)?, own);
         let found = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
+            let _permits = permits;
             (host.as_str(), port).to_socket_addrs().map(|found| found.take(ADDRESSES).collect())
         });
         found.await.map_err(io::Error::other)?

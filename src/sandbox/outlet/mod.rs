@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 pub use policy::{NoPlace, Place, Policy, Refusal};
@@ -54,6 +55,8 @@ pub struct Outlet {
     /// Bytes that may be moved, both ways together.
     limit: u64,
     moved: AtomicU64,
+    /// Places of its own among the worker's look-ups.
+    looking_up: Arc<Semaphore>,
     told: Mutex<Told>,
 }
 
@@ -74,7 +77,8 @@ impl Outlet {
     /// Makes a way out by `policy`, over which at most `limit_mib` MiB are moved.
     pub fn new(policy: Arc<Policy>, limit_mib: u64) -> Arc<Self> {
         let limit = limit_mib.saturating_mul(1 << 20);
-        Arc::new(Self { policy, limit, moved: AtomicU64::new(0), told: Mutex::default() })
+        let looking_up = Arc::new(Semaphore::new(dial::LOOK_UPS_EACH));
+        Arc::new(Self { policy, limit, moved: AtomicU64::new(0), looking_up, told: Mutex::default() })
     }
 
     /// The variables by which programs in the sandbox find the outlet, in both cases of letters.

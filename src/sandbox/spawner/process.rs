@@ -17,6 +17,7 @@ use super::{Ask, Tell};
 use crate::sandbox::SandboxError;
 use crate::sandbox::cgroup::{Group, Hierarchies};
 use crate::sandbox::error::During;
+use crate::sandbox::foreign;
 
 /// What a dead worker leaves: removed by the spawner, or by the next start.
 #[derive(Debug, Clone)]
@@ -44,19 +45,14 @@ impl Leftovers {
                 wrong.push(error.to_string());
             }
         }
-        // The mounts below are the worker's views of the host's files. Only an
-        // empty mount point is taken away, so no removal can ever follow one.
+        // The mounts below are the worker's views of the host's files.
         while nix::mount::umount2(&self.mnt, nix::mount::MntFlags::MNT_DETACH).is_ok() {}
-        match std::fs::remove_dir(&self.mnt) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                wrong.push(format!("{}: {error}", self.mnt.display()));
+        // The removal enters no mount; a directory that holds one can still be renamed.
+        if let Err(error) = foreign::remove(&self.run) {
+            match foreign::set_aside(&self.run) {
+                Ok(aside) => eprintln!("hosier: {error}; it is out of the way as {}", aside.display()),
+                Err(_) => wrong.push(error.to_string()),
             }
-            _ => match std::fs::remove_dir_all(&self.run) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    wrong.push(format!("{}: {error}", self.run.display()));
-                }
-                _ => {}
-            },
         }
         if let Some(socket) = &self.socket {
             match std::fs::remove_file(socket) {

@@ -8,7 +8,7 @@ use hosier_zygote::wire::Imports;
 use super::entry::{Entry, Grown, Tree, choose, lost};
 use super::{Forest, paths};
 use crate::sandbox::{HANDLER, Order, Purpose, open_sealed};
-use crate::zygote::node::Zygote;
+use crate::zygote::node::{Above, Zygote};
 use crate::zygote::snapshot::node_limits;
 use crate::zygote::{Pins, ZygoteError};
 
@@ -155,9 +155,13 @@ impl Forest {
             (Some(own), Some(parent)) => node_limits(&own.limits, &parts.limits, parent.memory()),
             _ => parts.limits,
         };
+        let parent = match own {
+            Some(_) => Some(self.own_root(tree, entry).await?),
+            None => parent,
+        };
         let cell = parts.sandboxes.cell(Order {
             purpose: Purpose::Zygote,
-            namespace: Some(&tree.namespace),
+            namespace: Some(parent.as_ref().map_or(&tree.namespace, |parent| &parent.namespace)),
             network: tree.network,
             limits: &limits,
             permit,
@@ -166,10 +170,9 @@ impl Forest {
         });
         let mut cell = cell.await?;
         let begun = Instant::now();
-        let learned = entry.state().learned.clone();
         let imports = Imports {
             path: paths(&entry.closure),
-            modules: entry.own.iter().flat_map(|pin| parts.packages.modules(pin)).chain(learned).collect(),
+            modules: self.modules(entry),
             immortal: parts.immortal,
             gc_freeze: parts.gc_freeze,
             solidify: parts.solidify,
@@ -187,8 +190,10 @@ impl Forest {
                 if let Some(own) = own {
                     cell.mount(HANDLER, open_sealed(&own.code)?);
                 }
-                let lost_parent = |error: &ZygoteError| {
-                    entry.parent.as_ref().is_some_and(|above| lost(above, &parent, error))
+                let lost_parent = |error: &ZygoteError| match own {
+                    // Its root is nobody else's, and goes with it.
+                    Some(_) => error.lost_node(),
+                    None => entry.parent.as_ref().is_some_and(|above| lost(above, &parent, error)),
                 };
                 let started = match parent.grow(&parts.sandboxes, cell, imports).await {
                     Err(error) if lost_parent(&error) => {
@@ -199,8 +204,8 @@ impl Forest {
                 if let Some(own) = own {
                     own.tell(entry.id, &started.channel).await?;
                 }
-                let (above, bound) = (Some(Arc::clone(&parent)), parts.grow_bound);
-                match Zygote::stand(entry.id, started, above, bound, own).await {
+                let bound = parts.grow_bound;
+                match Zygote::stand(entry.id, started, Above::Parent(&parent), bound, own).await {
                     // A parent's stub takes what it grew along: that is no fault of the child's.
                     Err(error @ ZygoteError::Died { .. }) if parent.is_gone(DEATH_BOUND).await => {
                         lost_parent(&error);
@@ -212,6 +217,22 @@ impl Forest {
         };
         stood(entry, &zygote, begun.elapsed());
         Ok(zygote)
+    }
+
+    /// Modules that a node imports itself.
+    fn modules(&self, entry: &Entry) -> Vec<String> {
+        let of = |pins: &Pins| -> Vec<String> {
+            pins.iter().flat_map(|pin| self.parts.packages.modules(pin)).collect()
+        };
+        if entry.snapshot().is_none() {
+            return of(&entry.own).into_iter().chain(entry.state().learned.clone()).collect();
+        }
+        // All that the nodes of its packages would, in their order.
+        let above = entry.parent.as_ref().map(Entry::path).unwrap_or_default();
+        let mut modules: Vec<_> = above.iter().flat_map(|node| of(&node.own)).collect();
+        modules.extend(of(&entry.closure));
+        modules.extend(above.iter().flat_map(|node| node.state().learned.clone()));
+        modules
     }
 }
 
@@ -231,6 +252,7 @@ fn stood(entry: &Entry, zygote: &Zygote, took: Duration) {
     for (module, reason) in &ready.failed {
         tracing::warn!(node = entry.id, module, reason, "a module could not be imported");
     }
-    let above = entry.parent.as_ref().and_then(|parent| parent.state().import_us).unwrap_or(0);
+    let above = entry.parent.as_ref().filter(|_| entry.snapshot().is_none());
+    let above = above.and_then(|parent| parent.state().import_us).unwrap_or(0);
     entry.state().import_us = Some(above + ready.import_us);
 }

@@ -6,8 +6,12 @@
 //!             │ no                                       code changed, function removed,
 //!             ▼                                          cold, or room is needed
 //!   package node serves; afterwards, once quiet:                    ▼
-//!   claim an entry ──▶ grow below that node ──▶ stands, blanks ──▶ gone; leaves live on
+//!   claim an entry ──▶ a root of its own ──▶ grow ──▶ stands, blanks ──▶ gone; leaves live on
 //! ```
+//!
+//! In the picture it hangs below the node of its packages, which serves while it does not
+//! stand. As a process it descends from a root of its own: the function's code runs as root
+//! of that user namespace, so nobody else may be in it.
 //!
 //! What fails leaves the function where it was: on its package node.
 
@@ -15,8 +19,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use hosier_zygote::wire::Imports;
+
 use super::Forest;
 use super::entry::{Entry, Grown, Tree, choose};
+use crate::sandbox::{Order, Purpose};
 use crate::zygote::blanks::COLD_AFTER;
 use crate::zygote::evict::{Kept, cold};
 use crate::zygote::node::Zygote;
@@ -142,6 +149,32 @@ impl Forest {
         let entry = self.entry_of(Some(Arc::clone(parent)), Pins::new(), pins.clone(), Some(private));
         entries.push(Arc::clone(&entry));
         Some(entry)
+    }
+
+    /// A root for a function's own node: a user namespace that nobody else is in, since the
+    /// function's own code runs as its root.
+    pub(super) async fn own_root(&self, tree: &Tree, entry: &Entry) -> Result<Arc<Zygote>, ZygoteError> {
+        let parts = &self.parts;
+        let namespace = parts.sandboxes.user_namespace(parts.leaf_limits)?;
+        // It takes no place, as no root does: its node does.
+        let cell = parts.sandboxes.cell(Order {
+            purpose: Purpose::Zygote,
+            namespace: Some(&namespace),
+            network: tree.network,
+            limits: &parts.limits,
+            permit: None,
+            writable: None,
+            net: None,
+        });
+        let imports = Imports {
+            immortal: parts.immortal,
+            gc_freeze: parts.gc_freeze,
+            solidify: parts.solidify,
+            ..Imports::default()
+        };
+        let (cell, python, bound) = (cell.await?, &parts.python, parts.grow_bound);
+        let root = Zygote::root(entry.id, &parts.sandboxes, &namespace, cell, python, &imports, bound);
+        Ok(Arc::new(root.await?))
     }
 
     /// Lets a function's snapshot nodes and code go, but for the version that is still served.
