@@ -51,9 +51,15 @@ fn a_build_that_leaves_a_link_for_the_description_overwrites_nothing_of_the_host
 #[test]
 fn a_build_that_leaves_links_for_directories_opens_nothing_of_the_host() {
     let host = Host::new();
+    // A process that outlives the build waits until the package is in place, and takes
+    // the place of its directory while the installer is still at work beside it.
     let attack = format!(
-        "def attack(where):\n    for name in ('files', 'home', 'tmp', 'cache', 'probe'):\n        \
-         replace(os.path.join(where, name), lambda path: os.symlink({:?}, path))\n",
+        "def attack(where):\n    if os.fork():\n        return\n    try:\n        os.setsid()\n        \
+         for fd in range(3):\n            os.dup2(os.open('/dev/null', os.O_RDWR), fd)\n        \
+         files, end = os.path.join(where, 'files'), time.monotonic() + 20\n        \
+         while not os.path.exists(os.path.join(files, 'hostile.py')) and time.monotonic() < end:\n            \
+         time.sleep(0.0005)\n        os.rename(files, files + '.old')\n        os.symlink({:?}, files)\n    \
+         finally:\n        os._exit(0)\n",
         host.dir.path(),
     );
     install(&attack);
@@ -139,7 +145,7 @@ fn clean(worker: &Worker) {
 
 /// A source package with its own build backend, which attacks and then builds a good wheel.
 const BACKEND: &str = r#"
-import os, shutil, tempfile, zipfile
+import os, shutil, tempfile, time, zipfile
 
 WHEELS = []
 
