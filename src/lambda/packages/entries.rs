@@ -168,7 +168,6 @@ impl Entries {
     /// Removes what was set aside long ago. Returns at once.
     pub(super) fn sweep(&self) {
         use std::os::unix::fs::MetadataExt;
-        foreign::sweep(&self.dir);
         let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs());
         for name in names(&self.dir).iter().filter(|name| name.starts_with(DAMAGED)) {
             let path = self.dir.join(name);

@@ -175,18 +175,9 @@ impl<R: Runner> Packages<R> {
         let dir = entries.dir();
         let locks = dir.join(LOCKS);
         fs::create_dir_all(&locks).map_err(PackageError::io(&locks))?;
-        foreign::sweep(dir);
-        for entry in fs::read_dir(dir).map_err(PackageError::io(dir))? {
-            let entry = entry.map_err(PackageError::io(dir))?;
-            let name = entry.file_name().into_string().unwrap_or_default();
-            step::clear_dead(dir, &name).map_err(PackageError::io(&entry.path()))?;
-            let Some(pin) = name.strip_prefix(STAGING).and_then(|pin| pin.parse::<Pin>().ok()) else {
-                continue;
-            };
-            // Locked: somebody is at work on it.
-            if lock(&locks, &pin, FlockArg::LockExclusiveNonblock).is_ok() {
-                foreign::remove_late_or_warn(&entry.path());
-            }
+        // Above are those of the store's older layout.
+        for dir in [pkgs_dir, dir] {
+            clear(dir).map_err(PackageError::io(dir))?;
         }
         entries.sweep();
         Ok(Self(Arc::new(Store {
@@ -466,6 +457,25 @@ impl Drop for Staging {
     fn drop(&mut self) {
         foreign::remove_late_or_warn(&self.path);
     }
+}
+
+/// Removes what installers left in `dir` that died.
+fn clear(dir: &Path) -> io::Result<()> {
+    foreign::sweep(dir);
+    let locks = dir.join(LOCKS);
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().into_string().unwrap_or_default();
+        step::clear_dead(dir, &name)?;
+        let Some(pin) = name.strip_prefix(STAGING).and_then(|pin| pin.parse::<Pin>().ok()) else {
+            continue;
+        };
+        // Locked: somebody is at work on it.
+        if !locks.is_dir() || lock(&locks, &pin, FlockArg::LockExclusiveNonblock).is_ok() {
+            foreign::remove_late_or_warn(&entry.path());
+        }
+    }
+    Ok(())
 }
 
 /// Takes the lock of a pin, for this process and others.
