@@ -43,7 +43,7 @@ fn a_package_that_is_damaged_under_a_running_worker_costs_a_function_one_call() 
         "def f(event):\n    if event.get('now'):\n        import six\n        return six.__version__\n";
     worker.deploy("late", &[("f.py", late), ("requirements.txt", SIX)]);
     // Without a tree nobody has imported it ahead.
-    worker.up(&["features.import_cache=\"\""]);
+    worker.up(&["features.import_cache="]);
     works(&worker, "uses");
     worker.result("late", "{}");
     // A check is not repeated at once.
@@ -59,6 +59,31 @@ fn a_package_that_is_damaged_under_a_running_worker_costs_a_function_one_call() 
     let first = worker.call("late", r#"{"now": true}"#);
     assert!(matches!(first.status, 200 | 500), "{first:?}");
     assert_eq!(worker.result("late", r#"{"now": true}"#), "1.16.0");
+    worker.down();
+}
+
+#[test]
+fn a_node_that_imported_from_a_damaged_package_serves_nobody_after_it_is_mended() {
+    let mut worker = Worker::new();
+    let reads = "import six\ndef f(event):\n    return len(open(six.__file__).read()) > 1000\n";
+    for name in ["reads", "other"] {
+        worker.deploy(name, &[("f.py", reads), ("requirements.txt", SIX), ("ol.yaml", COLD)]);
+    }
+    worker.up(&[]);
+    let node = || {
+        let debug = worker.get("/debug").body;
+        let line = debug.lines().find(|line| line.contains("zygote ") && line.contains(SIX));
+        line.and_then(|line| line.split_whitespace().nth(1).map(str::to_owned))
+    };
+    assert_eq!(worker.result("reads", ""), true);
+    let before = node().expect("a node with six");
+    std::thread::sleep(Duration::from_millis(1100));
+    fs::remove_file(worker.package(SIX).join("files/six.py")).unwrap();
+    let broken = worker.call("reads", "");
+    assert_eq!(broken.status, 500, "{broken:?}");
+    wait_until("it is mended", Duration::from_secs(20), || worker.call("reads", "").status == 200);
+    assert_eq!(worker.result("other", ""), true);
+    assert_ne!(node().expect("a new node"), before);
     worker.down();
 }
 

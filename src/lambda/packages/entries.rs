@@ -150,19 +150,19 @@ impl Entries {
         ids.iter().filter_map(|id| Some(pin.of_entry(id.parse().ok()?))).collect()
     }
 
-    /// Takes a damaged entry out of the store. The caller holds the pin's lock. An older one that was
-    /// set aside goes for good.
+    /// Takes a damaged entry out of the store, if it is there. The caller holds the pin's lock. An
+    /// older one that was set aside goes for good.
     ///
     /// # Errors
     /// It cannot be renamed.
     pub(super) fn set_aside(&self, pin: &Pin) -> io::Result<()> {
+        if fs::symlink_metadata(self.path(pin)).is_err() {
+            return Ok(());
+        }
         let id = pin.entry().map(|id| id.to_string()).unwrap_or_default();
         let aside = self.dir.join(format!("{DAMAGED}{pin}-{id}"));
         foreign::remove_late(&aside).map_err(foreign::ForeignError::into_io)?;
-        match fs::rename(self.path(pin), &aside) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            renamed => renamed,
-        }
+        fs::rename(self.path(pin), &aside)
     }
 
     /// Removes what was set aside long ago. Returns at once.
