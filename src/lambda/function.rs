@@ -19,7 +19,6 @@ use tokio::task::JoinSet;
 
 use super::instance::{Instance, Job, Shared};
 use super::log::FunctionLog;
-use super::packages::Packages;
 use super::registry::{Fingerprint, Registry};
 use super::{Answer, FunctionName, Invocation, InvokeError, Terms, Version, Versions};
 use crate::sandbox::Sandboxes;
@@ -28,7 +27,6 @@ use crate::sandbox::Sandboxes;
 pub struct Floor {
     pub registry: Registry,
     pub versions: Versions<Sandboxes>,
-    pub packages: Packages<Sandboxes>,
     pub terms: Terms,
     pub shared: Shared,
     pub registry_cache: Duration,
@@ -226,10 +224,10 @@ impl Task {
     }
 
     async fn make(&self) -> Result<Arc<Version>, InvokeError> {
-        let version =
+        let mut version =
             self.floor.versions.prepare(&self.name).await.map_err(|error| self.not_ready(&error))?;
-        let installed = self.floor.packages.install(&version.declared.pins, Arc::new(())).await;
-        installed.map_err(|error| self.not_ready(&error))?;
+        let installed = self.floor.shared.install(&version.declared.requirements).await;
+        version.pins = installed.map_err(|error| self.not_ready(&error))?;
         Ok(Arc::new(version))
     }
 

@@ -44,6 +44,6 @@ pub use error::ZygoteError;
 pub use forest::{Forest, ForestParts, Need, OnPath, Packages, Spent};
 pub use leaf::{Leaf, Reply};
 pub use node::POOLS;
-pub use pin::{BadPin, Pin, Pins, normalize};
+pub use pin::{BadPin, EntryId, Pin, Pins, normalize};
 pub use snapshot::{Owner, Snapshot};
 pub use template::{Template, TemplateError};

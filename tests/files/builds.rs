@@ -109,7 +109,7 @@ fn install(attack: &str) {
     clean(&worker);
     worker.census();
     // A worker that meets the same package goes on serving.
-    let _ = fs::remove_dir_all(worker.path().join("packages/hostile==1.0"));
+    let _ = fs::remove_dir_all(worker.packages().join("hostile==1.0"));
     worker.deploy("kind", &[("f.py", "def f(event):\n    return 'fine'\n")]);
     worker.up(&["registry_cache_ms=0"]);
     let copied = worker.path().join("registry/hostile");
@@ -132,7 +132,7 @@ fn install(attack: &str) {
 /// Expects that the store holds finished packages and locks only. What is aside goes soon.
 fn clean(worker: &Worker) {
     let unfinished = || -> Vec<String> {
-        let names = fs::read_dir(worker.path().join("packages")).into_iter().flatten().flatten();
+        let names = fs::read_dir(worker.packages()).into_iter().flatten().flatten();
         let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
         names.filter(|name| name.starts_with(".staging") || name.starts_with(".trash")).collect()
     };

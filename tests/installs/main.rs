@@ -58,7 +58,8 @@ fn refused(worker: &Worker, pins: &str) -> String {
 }
 
 fn names(worker: &Worker, dir: &str) -> Vec<String> {
-    let entries = fs::read_dir(worker.path().join(dir)).unwrap();
+    let dir = if dir == "packages" { worker.packages() } else { worker.path().join(dir) };
+    let entries = fs::read_dir(dir).unwrap();
     let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names

@@ -27,6 +27,11 @@ pub enum Failure {
     )]
     Digest { file: String, said: String },
     #[error(
+        "{file}, which fits this Python and machine, has the sha256 {sha256}, and requirements.txt accepts \
+         only others (--hash); compare them, then write the hashes anew: `uv pip compile --generate-hashes`"
+    )]
+    NotAccepted { file: String, sha256: String },
+    #[error(
         "it comes only as source, and the setting installer.build does not let {name} be built; pin a version \
          with a wheel, or add {name:?} to installer.build"
     )]
@@ -55,6 +60,7 @@ impl Failure {
     pub fn blame(&self) -> Blame {
         match self {
             Failure::NoSuchPackage | Failure::NoSuchVersion { .. } => Blame::Function,
+            Failure::NotAccepted { .. } => Blame::Function,
             Failure::NotForThisPython | Failure::Build { .. } | Failure::BuildRefused { .. } => {
                 Blame::Function
             }

@@ -77,28 +77,38 @@ struct File {
     hashes: BTreeMap<String, String>,
 }
 
-/// Reads a lock: of each package the wheel, or else the source.
+/// Reads a lock: of each package the wheel, and then the source, as far as there are any.
 ///
 /// # Errors
-/// It is not TOML of that shape, or a file of it cannot be fetched.
+/// It is not TOML of that shape, or a file of it cannot be fetched. A source beside a wheel
+/// that cannot be fetched is left out.
 pub(super) fn read(text: &str) -> Result<Vec<Artifact>, LockError> {
     let lock: Lock = toml::from_str(text).map_err(|error| LockError::Syntax(error.message().to_owned()))?;
     if lock.packages.len() > PACKAGES_LIMIT {
         return Err(LockError::TooMany);
     }
-    lock.packages.into_iter().map(artifact).collect()
+    let mut all = Vec::new();
+    for package in lock.packages {
+        let Package { name, version, wheels, sdist } = package;
+        let (wheel, version) = (wheels.into_iter().next(), version.unwrap_or_default());
+        let source = sdist.map(|sdist| artifact(&name, &version, Kind::Source, sdist));
+        match (wheel, source) {
+            (Some(wheel), source) => {
+                all.push(artifact(&name, &version, Kind::Wheel, wheel)?);
+                all.extend(source.and_then(Result::ok));
+            }
+            (None, Some(source)) => all.push(source?),
+            (None, None) => return Err(LockError::Nothing(name)),
+        }
+    }
+    Ok(all)
 }
 
-fn artifact(package: Package) -> Result<Artifact, LockError> {
-    let nothing = || LockError::Nothing(package.name.clone());
-    let name = normalize(&package.name).ok_or_else(nothing)?;
-    let version = package.version.clone().ok_or_else(nothing)?;
-    let (kind, found) = match (package.wheels.into_iter().next(), package.sdist) {
-        (Some(wheel), _) => (Kind::Wheel, wheel),
-        (None, Some(sdist)) => (Kind::Source, sdist),
-        (None, None) => return Err(LockError::Nothing(package.name)),
-    };
-    let url = found.url.ok_or_else(|| LockError::Nothing(package.name.clone()))?;
+fn artifact(package: &str, version: &str, kind: Kind, found: File) -> Result<Artifact, LockError> {
+    let nothing = || LockError::Nothing(package.to_owned());
+    let name = normalize(package).ok_or_else(nothing)?;
+    let version = Some(version.to_owned()).filter(|version| !version.is_empty()).ok_or_else(nothing)?;
+    let url = found.url.ok_or_else(nothing)?;
     let file = file_name(&url, kind).ok_or_else(|| LockError::Url(url.clone()))?;
     let sha256 = found.hashes.get("sha256").map(|digest| digest.to_ascii_lowercase());
     if let Some(digest) = sha256.as_ref().filter(|digest| !is_sha256(digest)) {
@@ -167,8 +177,14 @@ requires-python = ">=3.11.2"
 [[packages]]
 name = "A.b"
 version = "1.0+local"
-sdist = { url = "https://h/a/a_b-1.0.tar.gz", hashes = { sha256 = "00" } }
+sdist = { url = "https://h/a/a_b-1.0.tar.gz" }
 wheels = [{ url = "https://h/x/a_b-1.0%2Blocal-py3-none-any.whl#frag", upload-time = 2024-08-18T21:47:29Z, size = 9, hashes = { sha256 = "F5EBBF9FBDABED208D4ECD2E1DFD2C0741AF2F876E7AE522C2537D404CA895C3" } }]
+
+[[packages]]
+name = "c"
+version = "1"
+sdist = { url = "https://h/c-1.tar.gz", hashes = { sha256 = "00" } }
+wheels = [{ url = "https://h/c-1-py3-none-any.whl" }]
 
 [[packages]]
 name = "docopt"
@@ -182,7 +198,9 @@ sdist = { url = "http://h/docopt-0.6.2.tar.gz" }
         assert_eq!((found[0].name.as_str(), found[0].kind), ("a-b", Kind::Wheel));
         assert_eq!(found[0].file, "a_b-1.0+local-py3-none-any.whl");
         assert!(found[0].sha256.as_ref().unwrap().starts_with("f5eb") && found[0].size == Some(9));
-        assert_eq!((found[1].kind, &found[1].sha256), (Kind::Source, &None));
+        assert_eq!((found[1].name.as_str(), found[1].kind), ("a-b", Kind::Source));
+        assert_eq!((found[2].name.as_str(), found[2].kind), ("c", Kind::Wheel), "its source is left out");
+        assert_eq!((found[3].kind, &found[3].sha256), (Kind::Source, &None));
     }
 
     #[test]

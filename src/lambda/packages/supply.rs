@@ -24,7 +24,7 @@ use super::lock::{Artifact, Kind};
 use super::resolve::Question;
 use super::step::{self, Ran, Room, StepError, Steps};
 use crate::lambda::registry::fresh_dir;
-use crate::lambda::requirements::Pin;
+use crate::lambda::requirements::{Pin, Requirements, Sha256};
 use crate::sandbox::foreign::Tree;
 use crate::sandbox::{Bind, Command, RunError, Runner};
 
@@ -37,6 +37,8 @@ pub(super) struct Supply<R> {
     /// Sandboxes that may run at one time.
     pub slots: Arc<Semaphore>,
     pub steps: Steps,
+    /// The files that each pin accepts.
+    pub accepted: Requirements,
     number: AtomicUsize,
 }
 
@@ -58,8 +60,9 @@ impl<R: Runner> Supply<R> {
         runner: Arc<R>,
         slots: Arc<Semaphore>,
         steps: Steps,
+        accepted: Requirements,
     ) -> Self {
-        Self { installer, uv, runner, slots, steps, number: AtomicUsize::new(0) }
+        Self { installer, uv, runner, slots, steps, accepted, number: AtomicUsize::new(0) }
     }
 
     /// Fetches the file of each pin, in the pins' order.
@@ -105,7 +108,7 @@ impl<R: Runner> Supply<R> {
 
     async fn resolve_all(self: &Arc<Self>, pins: &[Pin]) -> Vec<Result<Artifact, StepError>> {
         match self.resolve(Question::Pins(pins)).await {
-            Ok(found) => pins.iter().map(|pin| pick(&found, pin)).collect(),
+            Ok(found) => pins.iter().map(|pin| self.pick(&found, pin)).collect(),
             Err(StepError::Failure(failure)) if pins.len() > 1 && failure.is_of_one_package() => {
                 self.resolve_each(pins).await
             }
@@ -122,7 +125,7 @@ impl<R: Runner> Supply<R> {
             let supply = Arc::clone(self);
             asking.spawn(async move {
                 let found = match supply.resolve(Question::Pins(std::slice::from_ref(&pin))).await {
-                    Ok(found) => pick(&found, &pin),
+                    Ok(found) => supply.pick(&found, &pin),
                     Err(StepError::Failure(failure)) => Err(supply.with_newest(&pin, failure).await.into()),
                     Err(error) => Err(error),
                 };
@@ -227,7 +230,8 @@ impl<R: Runner> Supply<R> {
             }
             error => error,
         };
-        let found = self.resolve(Question::ForBuild(needs)).await.map_err(refuse)?;
+        let mut found = self.resolve(Question::ForBuild(needs)).await.map_err(refuse)?;
+        found.retain(|artifact| artifact.kind == Kind::Wheel);
         let fetched = self.fetch(&found).await.map_err(refuse)?;
         let mut dir = None;
         let mut all = Vec::new();
@@ -242,6 +246,28 @@ impl<R: Runner> Supply<R> {
     async fn run(&self, mut command: Command, room: &Room) -> Result<Ran, StepError> {
         command.binds.push(Bind { source: self.uv.clone(), target: UV.to_owned(), writable: false });
         step::run(&*self.runner, &self.slots, self.installer.space, command, room).await
+    }
+
+    /// Returns the file of `pin` among what was found: the first that its hashes allow, as far as the
+    /// index says what the file's is; what was fetched is looked at once more.
+    fn pick(&self, found: &[Artifact], pin: &Pin) -> Result<Artifact, StepError> {
+        let nothing = || Failure::Other { tail: format!("the resolver says nothing of {pin}") };
+        let mut of_pin = found.iter().filter(|found| found.name == pin.name()).peekable();
+        let first = *of_pin.peek().ok_or_else(nothing)?;
+        let allowed = |artifact: &&Artifact| {
+            let digest = artifact.sha256.as_ref().and_then(|digest| digest.parse().ok());
+            digest.is_none_or(|digest: Sha256| self.accepts(pin, &digest))
+        };
+        let refused = || Failure::NotAccepted {
+            file: first.file.clone(),
+            sha256: first.sha256.clone().unwrap_or_default(),
+        };
+        Ok(of_pin.find(allowed).ok_or_else(refused)?.clone())
+    }
+
+    /// Returns whether a file with this digest may become `pin`.
+    pub(super) fn accepts(&self, pin: &Pin, digest: &Sha256) -> bool {
+        self.accepted.get(pin).is_none_or(|hashes| hashes.allow(digest))
     }
 
     /// Makes the directories of one step, which no entry of the store is made in.
@@ -259,14 +285,6 @@ impl<R: Runner> Supply<R> {
     fn numbered(&self, name: &str) -> String {
         format!("{name}-{}", self.number.fetch_add(1, Ordering::Relaxed))
     }
-}
-
-/// Returns the file of `pin` among what was found.
-fn pick(found: &[Artifact], pin: &Pin) -> Result<Artifact, StepError> {
-    let found = found.iter().find(|found| found.name == pin.name());
-    found
-        .cloned()
-        .ok_or_else(|| Failure::Other { tail: format!("the resolver says nothing of {pin}") }.into())
 }
 
 /// Moves the files that a room's sandbox unpacked to `to`, which is not there.
