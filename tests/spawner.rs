@@ -17,7 +17,7 @@ use support::{Worker, alive, wait_until};
 const FINE: &str = "def f(event):\n    return 'fine'\n";
 
 /// Every start is the spawner's work: no zygote, and nothing stays warm.
-const FRESH: &[&str] = &["features.import_cache=false,sandbox.netns_pool=0,sandbox.idle_ttl_s=1"];
+const FRESH: &[&str] = &["features.import_cache=,sandbox.netns_pool=0,sandbox.idle_ttl_s=1"];
 
 /// The spawner of a worker: its child of that name.
 fn spawner_of(worker: i32) -> i32 {

@@ -55,7 +55,7 @@ fn a_wide_tree_is_removed_with_a_bounded_list_of_names() {
     for name in 0..300 {
         fs::create_dir_all(tree.join(format!("{name}/a/b"))).unwrap();
         fs::write(tree.join(format!("{name}/a/{}", "n".repeat(255))), "x").unwrap();
-        fs::set_permissions(tree.join(name.to_string()), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(tree.join(name.to_string()), fs::Permissions::from_mode(0o000)).unwrap();
     }
     remove(&tree).unwrap();
     assert!(!tree.exists());
@@ -146,7 +146,8 @@ fn links_that_leave_fifos_sockets_and_foreign_names_are_refused_by_name() {
     let precious = outside.path().join("precious");
     fs::write(&precious, "x").unwrap();
     fs::set_permissions(&precious, fs::Permissions::from_mode(0o600)).unwrap();
-    let attacks: [(&str, &dyn Fn(&Path)); 6] = [
+    type Attack<'a> = &'a dyn Fn(&Path);
+    let attacks: [(&str, Attack<'_>); 6] = [
         ("which leaves the tree", &|at| symlink(&precious, at).unwrap()),
         ("which leaves the tree", &|at| symlink("../../..", at).unwrap()),
         ("is a FIFO", &|at| mkfifo(at, Mode::S_IRWXU).unwrap()),

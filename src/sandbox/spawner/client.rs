@@ -22,9 +22,7 @@ use crate::sandbox::error::{About, During};
 /// Longest wait for a fresh process to run its program.
 const START_BOUND: Duration = Duration::from_secs(30);
 
-/// Number of tries of one message, and of a receipt in a row, with a pause each: a tenth of
-/// a second, half a minute.
-const SEND_TRIES: u32 = 10;
+/// Number of receipts that may fail in a row, with a pause each: half a minute.
 const RECEIVE_FAILURES: u32 = 3000;
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -132,20 +130,11 @@ impl Spawner {
         Channel::new(ours).about("a socket for network namespaces")
     }
 
-    /// Sends one message. A failure for want of memory is tried again, and then it is this
-    /// request's alone.
+    /// Sends one message. A failure is this request's alone, unless the spawner is gone.
     async fn ask(&self, message: &[u8], fds: &[RawFd]) -> Result<(), SandboxError> {
-        let mut tries = 0;
-        loop {
-            let Err(error) = self.0.channel.send(message, fds).await else { return Ok(()) };
-            if is_gone(&error) {
-                return Err(SandboxError::SpawnerGone);
-            }
-            tries += 1;
-            if tries >= SEND_TRIES || error.raw_os_error() == Some(Errno::EMSGSIZE as i32) {
-                return Err(error).about("the spawner's socket");
-            }
-            tokio::time::sleep(PAUSE).await;
+        match self.0.channel.send(message, fds).await {
+            Err(error) if is_gone(&error) => Err(SandboxError::SpawnerGone),
+            sent => sent.about("the spawner's socket"),
         }
     }
 
@@ -261,3 +250,7 @@ async fn listen(shared: Arc<Shared>) {
     shared.waiting().clear();
     shared.gone.send_replace(true);
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;
