@@ -45,7 +45,7 @@ pub struct Command {
     /// `Host` also shows the host's resolver.
     pub network: Network,
     /// The one way out of a network namespace with `lo` alone; needs network `None`. It is open while
-    /// the command runs, and found by the variables of [`Outlet::env`], which are added to `env`.
+    /// the command runs, and found by the variables of [`Outlet::env`], which replace those of `env`.
     pub outlet: Option<Arc<Outlet>>,
     /// Whose code it runs.
     pub code: Code,
@@ -142,6 +142,7 @@ impl Sandboxes {
                 return Err(SandboxError::Unsupported(wrong.to_owned()));
             }
             cell.outlet = Some(outlet::PORT);
+            env.retain(|(name, _)| !Outlet::replaces(name));
             env.extend(Outlet::env());
         }
         let mut lent = lend(&command.binds, cell.root_id())?;

@@ -165,9 +165,9 @@ pub struct InstallerSettings {
     pub disk_mib: u32,
     /// Files and directories that it may make.
     pub disk_inodes: u64,
-    /// What installs may reach beside the index and public addresses.
+    /// Places that installs may reach beside the index and public addresses.
     pub hosts: Vec<Place>,
-    /// What one step of an install may move over the network, in MiB.
+    /// Most that one step of an install moves over the network, in MiB.
     pub transfer_mib: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What a command cannot use up, and what ends with it.
+//! Bounds of an outlet: a command uses nothing up, and its connections end with it.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -73,4 +73,53 @@ fn a_client_that_says_nothing_takes_no_place_from_others_for_long_nor_from_anoth
         assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
         assert_eq!(running.await.unwrap().ended, Ended::Exited(0));
     });
+}
+
+#[test]
+fn the_worker_keeps_nothing_of_what_hostile_clients_send() {
+    lab(|lab| async move {
+        let site = Site::serve(5);
+        let outlet = Outlet::new(policy(&[&site.address.to_string()], &[]), 64);
+        let code = HOSTILE.replace("ROUNDS", "40");
+        let outcome = lab.python(&code, &[&site.address.to_string()], Some(&outlet)).await;
+        assert_eq!(outcome.output.trim(), "40", "{outcome:?}");
+        let before = (resident_kib(), descriptors());
+        let code = HOSTILE.replace("ROUNDS", "400");
+        let outcome = lab.python(&code, &[&site.address.to_string()], Some(&outlet)).await;
+        assert_eq!(outcome.output.trim(), "400", "{outcome:?}");
+        wait_until("its connections are closed", Duration::from_secs(5), || descriptors() <= before.1);
+        let grown = resident_kib().saturating_sub(before.0);
+        assert!(grown < 4 << 10, "2,400 connections left {grown} KiB");
+        assert!(outlet.refusals().len() <= 8 && outlet.failures().len() <= 8);
+    });
+}
+
+/// Connections that are cut off, garbage, refused, half of a head, a tunnel that is left, a head without end.
+const HOSTILE: &str = r#"
+import os, socket, sys
+target, done = sys.argv[1].encode(), 0
+sends = [b"", os.urandom(3000), b"CONNECT h%d.test:1 HTTP/1.1\r\nHost: x\r\n\r\n", b"GET http://" + target,
+         b"CONNECT " + target + b" HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\n",
+         b"GET http://" + target + b"/ HTTP/1.1\r\nX: " + b"x" * 200000]
+for n in range(ROUNDS):
+    for send in sends:
+        with socket.create_connection(("127.0.0.1", 3128), 10) as s:
+            try:
+                s.sendall(send.replace(b"%d", b"%d" % n))
+                if n % 2:
+                    s.settimeout(0.05 if n % 40 == 1 else 0.001)
+                    s.recv(100)
+            except OSError:
+                pass
+    done += 1
+print(done)
+"#;
+
+fn resident_kib() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4
+}
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
 }

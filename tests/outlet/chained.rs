@@ -1,7 +1,8 @@
-//! Where the operator has a proxy: the outlet goes through it, and keeps its credentials to itself.
+//! A proxy of the operator's: the outlet goes through it and keeps its credentials to itself.
 
-use std::io::Write;
-use std::net::TcpStream;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc;
 
 use hosier::sandbox::Outlet;
 
@@ -92,5 +93,80 @@ fn a_proxy_that_refuses_is_told_without_its_password() {
         assert_eq!(status, 502, "{body}");
         assert!(body.contains("the operator's proxy") && body.contains("407"), "{body}");
         assert!(!body.contains("wr0ng") && outlet.complaint().unwrap().contains(body), "{body}");
+    });
+}
+
+/// A SOCKS 5 proxy that serves whoever has the password and leads every place to `index`. The places it
+/// was told come out of the channel.
+fn socks_proxy(index: &Site) -> (SocketAddr, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let (address, to) = (listener.local_addr().unwrap(), index.address);
+    let (sender, asked) = mpsc::channel();
+    // Ends with the test's process.
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.unwrap();
+            assert_eq!(read(&mut client, 3), [5, 1, 2]);
+            client.write_all(&[5, 2]).unwrap();
+            let login = read(&mut client, 2 + 2 + 1 + 6);
+            let good = login == b"\x01\x02me\x06s3cret";
+            client.write_all(&[1, u8::from(!good)]).unwrap();
+            if !good {
+                continue;
+            }
+            let head = read(&mut client, 4);
+            let host = if head[3] == 3 {
+                let length = read(&mut client, 1)[0].into();
+                String::from_utf8(read(&mut client, length)).unwrap()
+            } else {
+                let octets: [u8; 4] = read(&mut client, 4).try_into().unwrap();
+                Ipv4Addr::from(octets).to_string()
+            };
+            let port = read(&mut client, 2);
+            sender.send(format!("{host}:{}", u16::from_be_bytes([port[0], port[1]]))).unwrap();
+            let mut outside = TcpStream::connect(to).unwrap();
+            client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).unwrap();
+            let (mut up, mut down) = (client.try_clone().unwrap(), outside.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut up, &mut down));
+            std::thread::spawn(move || std::io::copy(&mut outside, &mut client));
+        }
+    });
+    (address, asked)
+}
+
+fn read(stream: &mut TcpStream, count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    stream.read_exact(&mut bytes).map(|()| bytes).unwrap_or_default()
+}
+
+#[test]
+fn a_socks_proxy_is_told_a_name_or_the_address_that_was_checked() {
+    lab(|lab| async move {
+        let index = Site::serve(5);
+        let (proxy, asked) = socks_proxy(&index);
+        let ways = |host: &str| {
+            [
+                format!("plain http://{host}:8080/simple/"),
+                format!("tunnel {host}:8080"),
+                "connect 127.0.0.1:443".into(),
+            ]
+        };
+        for (scheme, host, told) in
+            [("socks5h", "index.invalid", "index.invalid:8080"), ("socks5", "localhost", "127.0.0.1:8080")]
+        {
+            let url = format!("{scheme}://me:s3cret@{proxy}");
+            let outlet = Outlet::new(policy(&[&format!("{host}:8080")], &[("ALL_PROXY", &url)]), 16);
+            let ways = ways(host);
+            let found = probe(&lab, &ways, Some(&outlet)).await;
+            assert_eq!((answer(&found[0]), answer(&found[1])), ((200, "xxxxx"), (200, "xxxxx")), "{scheme}");
+            expect_refusal(&ways[2], &found[2]);
+            assert_eq!(asked.try_iter().collect::<Vec<_>>(), [told, told]);
+        }
+        let url = format!("socks5h://me:wrong!@{proxy}");
+        let outlet = Outlet::new(policy(&["index.invalid:8080"], &[("ALL_PROXY", &url)]), 16);
+        let found = probe(&lab, &["plain http://index.invalid:8080/".to_owned()], Some(&outlet)).await;
+        let (status, body) = answer(&found[0]);
+        assert!(status == 502 && body.contains("refused the user and password"), "{body}");
+        assert!(!body.contains("wrong!"), "{body}");
     });
 }

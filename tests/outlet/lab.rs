@@ -27,7 +27,7 @@ const TUNING: Tuning = Tuning {
 };
 pub const LIMITS: Limits =
     Limits { procs: 64, mem_mb: 250, cpu_percent: 200, swappiness: 0, runtime_sec: 60 };
-/// How long a test's spawner may take to clear up.
+/// Longest time that a test's spawner takes to clear up, in ms.
 const CLEARED_MS: u64 = 10_000;
 
 #[derive(Clone)]
@@ -37,10 +37,16 @@ pub struct Lab {
 
 /// Runs `test` with a sandbox floor, and expects that nothing of it is left.
 pub fn lab<F: Future<Output = ()>>(test: impl FnOnce(Lab) -> F) {
+    lab_after(|| {}, test);
+}
+
+/// The same, after `prepare` has run in the mount namespace that the floor will have.
+pub fn lab_after<F: Future<Output = ()>>(prepare: impl FnOnce(), test: impl FnOnce(Lab) -> F) {
     let dir = tempfile::Builder::new().prefix("hosier-outlet-").tempdir().unwrap();
     let group = format!("hosier-outlet-{}", std::process::id());
     host::check().unwrap();
     host::private_mounts().unwrap();
+    prepare();
     let leftovers = Leftovers {
         hierarchies: Hierarchies::detect().unwrap(),
         groups: vec![group.clone()],
@@ -117,7 +123,10 @@ impl Lab {
         let python = ["/usr/bin/python3", "-I", "-c", code];
         let command = Command {
             argv: python.iter().chain(arguments).map(|text| (*text).to_owned()).collect(),
-            env: vec![("PATH".into(), "/usr/bin:/bin".into())],
+            // The last two would lead past the outlet.
+            env: [("PATH", "/usr/bin:/bin"), ("http_proxy", "http://127.0.0.1:1"), ("NO_PROXY", "*")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
             binds: Vec::new(),
             limits: LIMITS,
             network,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::lab::Lab;
 
 const CODE: &str = r#"
-import errno, json, os, socket, sys
+import errno, http.client, json, os, socket, sys
 LIMIT = 30
 
 def outcome(attempt):
@@ -52,6 +52,15 @@ def plain(url):
     return proxy(("GET %s HTTP/1.1\r\nHost: elsewhere\r\nProxy-Authorization: Basic eDp5\r\n"
                   "Connection: close, X-Hop\r\nX-Hop: 1\r\nX-End: 2\r\n\r\n" % url).encode())
 
+def tunnel(target):
+    # Python's own client, which speaks HTTP/1.0 to a proxy.
+    client = http.client.HTTPConnection("127.0.0.1", 3128, timeout=LIMIT)
+    host, port = target.rsplit(":", 1)
+    client.set_tunnel(host, int(port))
+    client.request("GET", "/")
+    answer = client.getresponse()
+    return [answer.status, answer.read().decode("latin-1")]
+
 def direct(target):
     host, port = target.rsplit(":", 1)
     with socket.create_connection((host.strip("[]"), int(port)), 3):
@@ -77,7 +86,7 @@ pub fn policy(named: &[&str], vars: &[(&str, &str)]) -> Arc<Policy> {
     Arc::new(Policy { named, known: Vec::new(), proxies: Proxies::read(var).0 })
 }
 
-/// What comes of each of `ways` ("connect HOST:PORT", "plain URL", "direct HOST:PORT", "abstract NAME").
+/// Tries each of `ways` and returns the outcomes ("connect HOST:PORT", "tunnel HOST:PORT", "plain URL", "direct HOST:PORT", "abstract NAME").
 /// Without an outlet they are tried in the host's network.
 pub async fn probe(lab: &Lab, ways: &[String], outlet: Option<&Arc<Outlet>>) -> Vec<Value> {
     let ways: Vec<_> = ways.iter().map(String::as_str).collect();

@@ -1,4 +1,4 @@
-//! What a command reaches: the configured index; nothing of this machine beside it.
+//! Reach of a command: the configured index, and nothing of this machine beside it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -6,7 +6,7 @@ use hosier::sandbox::Outlet;
 use hosier::sandbox::outlet::Refusal;
 use serde_json::json;
 
-use crate::lab::lab;
+use crate::lab::{lab, lab_after};
 use crate::probe::{answer, connected, expect_refusal, policy, probe};
 use crate::world::{Abstract, Forbidden, Site, own_address};
 
@@ -79,11 +79,17 @@ fn the_configured_index_is_reached_in_both_ways_and_requests_are_made_plain() {
         let index = Site::serve(5);
         let outlet = Outlet::new(policy(&[&index.address.to_string()], &[]), 16);
         let url = format!("{}simple/six/?a=b", index.url());
-        let ways = [format!("connect {}", index.address), format!("plain {url}"), "environment .".to_owned()];
+        let ways = [
+            format!("connect {}", index.address),
+            format!("plain {url}"),
+            "environment .".to_owned(),
+            format!("tunnel {}", index.address),
+        ];
         let found = probe(&lab, &ways, Some(&outlet)).await;
         let (status, body) = answer(&found[0]);
         assert!(status == 200 && body.contains("X-Site: here"), "{found:?}");
         assert_eq!(answer(&found[1]), (200, "xxxxx"));
+        assert_eq!(answer(&found[3]), (200, "xxxxx"));
         assert_eq!(outlet.complaint(), None);
         assert!(outlet.moved() > 200, "{}", outlet.moved());
 
@@ -101,6 +107,7 @@ fn the_configured_index_is_reached_in_both_ways_and_requests_are_made_plain() {
         for name in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"] {
             assert_eq!(found[2][name], json!("http://127.0.0.1:3128"), "{found:?}");
         }
+        assert!(found[2].get("NO_PROXY").is_none(), "{found:?}");
     });
 }
 
@@ -154,5 +161,70 @@ fn what_is_no_request_to_a_proxy_is_answered_and_harms_nothing() {
         assert_eq!(answer(&found[7]), (200, "xxxxx"), "the next request is served");
         let literal: IpAddr = index.address.ip();
         assert!(literal.is_loopback());
+    });
+}
+
+/// Gives `lo` of a new network namespace addresses and a local route, without a tool: SIOCSIFADDR on
+/// aliases, SIOCSIFFLAGS, and one RTM_NEWROUTE that makes all of 10.88.0.0/16 this machine. Port 443 is
+/// anybody's there.
+const OWN_NETWORK: &str = r#"
+import fcntl, socket, struct
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+fcntl.ioctl(s, 0x8914, struct.pack("16sh14x", b"lo", 0x41))
+for alias, address in [(b"lo:1", "198.51.100.7"), (b"lo:2", "169.254.169.254")]:
+    fcntl.ioctl(s, 0x8916, struct.pack("16sHH4s8x", alias, socket.AF_INET, 0, socket.inet_aton(address)))
+n = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+route = struct.pack("BBBBBBBBI", socket.AF_INET, 16, 0, 0, 255, 4, 254, 2, 0)
+attributes = struct.pack("HH4s", 8, 1, socket.inet_aton("10.88.0.0")) + struct.pack("HHI", 8, 4, socket.if_nametoindex("lo"))
+body = route + attributes
+n.send(struct.pack("IHHII", 16 + len(body), 24, 0x605, 1, 0) + body)
+answer = n.recv(4096)
+assert struct.unpack_from("i", answer, 16)[0] == 0, answer
+open("/proc/sys/net/ipv4/ip_unprivileged_port_start", "w").write("0")
+"#;
+
+/// Moves this thread into a network of its own, where names lead where an attacker's would.
+fn own_network() {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+    let made =
+        std::process::Command::new("/usr/bin/python3").args(["-I", "-c", OWN_NETWORK]).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let mut hosts = tempfile::NamedTempFile::new().unwrap();
+    let names = "127.0.0.1 localhost rebound.test\n::1 six.test\n198.51.100.7 self.test index.test\n\
+                 169.254.169.254 meta.test\n10.88.3.4 routed.test\n";
+    std::io::Write::write_all(&mut hosts, names.as_bytes()).unwrap();
+    let flags = nix::mount::MsFlags::MS_BIND;
+    // In the test's own mount namespace; the file lives as long as the mount.
+    nix::mount::mount(Some(hosts.path()), "/etc/hosts", None::<&str>, flags, None::<&str>).unwrap();
+}
+
+#[test]
+fn names_that_lead_to_this_machine_are_refused_whatever_the_way_there() {
+    lab_after(own_network, |lab| async move {
+        let any: Vec<_> = ["127.0.0.1", "198.51.100.7", "169.254.169.254", "10.88.3.4", "::1"]
+            .iter()
+            .map(|ip| std::net::TcpListener::bind((*ip, 443)).unwrap_or_else(|error| panic!("{ip}: {error}")))
+            .collect();
+        any.iter().for_each(|listener| listener.set_nonblocking(true).unwrap());
+        let outlet = Outlet::new(policy(&[], &[]), 16);
+        let names = ["rebound.test", "six.test", "self.test", "meta.test", "routed.test"];
+        let ways: Vec<_> = names.iter().map(|name| format!("connect {name}:443")).collect();
+        for (way, found) in ways.iter().zip(probe(&lab, &ways, Some(&outlet)).await) {
+            expect_refusal(way, &found);
+        }
+        assert!(any.iter().all(|listener| listener.accept().is_err()), "somebody was reached");
+        let kinds: Vec<_> = outlet.refusals().iter().map(Refusal::to_string).collect();
+        assert!(kinds[2].contains("198.51.100.7 is an address of this machine"), "{kinds:?}");
+        assert!(kinds[4].contains("10.88.3.4 is an address of this machine"), "{kinds:?}");
+
+        // The operator's index may be here, and its name may not lead to the metadata service.
+        let index = Site::on("198.51.100.7".parse().unwrap(), 5);
+        let port = index.address.port();
+        let named = [format!("index.test:{port}"), format!("meta.test:{port}")];
+        let outlet = Outlet::new(policy(&named.each_ref().map(String::as_str), &[]), 16);
+        let ways = [format!("plain http://index.test:{port}/"), format!("plain http://meta.test:{port}/")];
+        let found = probe(&lab, &ways, Some(&outlet)).await;
+        assert_eq!(answer(&found[0]), (200, "xxxxx"));
+        expect_refusal(&ways[1], &found[1]);
     });
 }

@@ -61,7 +61,12 @@ pub struct Site {
 
 impl Site {
     pub fn serve(size: usize) -> Self {
-        Self::with(move |mut stream, head| {
+        Self::on(Ipv4Addr::LOCALHOST.into(), size)
+    }
+
+    /// The same, on another address of this machine.
+    pub fn on(ip: IpAddr, size: usize) -> Self {
+        Self::listen(ip, move |mut stream, head| {
             let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\nX-Site: here\r\n\r\n");
             let _ = stream.write_all(answer.as_bytes());
             if !head.starts_with("HEAD") {
@@ -72,7 +77,11 @@ impl Site {
 
     /// Serves each connection by `answer`, which gets the head of its one request.
     pub fn with(answer: impl Fn(TcpStream, String) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        Self::listen(Ipv4Addr::LOCALHOST.into(), answer)
+    }
+
+    fn listen(ip: IpAddr, answer: impl Fn(TcpStream, String) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((ip, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let asked: Arc<Mutex<Vec<String>>> = Arc::default();
         let (heads, answer) = (Arc::clone(&asked), Arc::new(answer));

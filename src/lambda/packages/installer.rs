@@ -38,7 +38,7 @@ pub struct Installer {
     pub space: Space,
     pub build: BuildPolicy,
     pub operator: Operator,
-    /// Bytes that one step may move over the network, in MiB.
+    /// Most that one step moves over the network, in MiB.
     pub transfer_mib: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What the operator set up for package installs on this machine: index,
+//! The operator's settings for package installs on this machine: index,
 //! certificates, proxies. An installer's sandbox has no environment and no
 //! configuration of the host's, so this is all that it gets. Pure, but for
 //! [`Operator::from_host`].
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use crate::sandbox::Bind;
 use crate::sandbox::outlet::{BadProxy, Place, Policy, Proxies};
 
-/// Where an installer finds the operator's certificates.
+/// Path of the operator's certificates in an installer's sandbox.
 const CERTIFICATES: &str = "/installer/ca.pem";
 
 /// The index if nothing is configured.
@@ -68,7 +68,7 @@ impl Operator {
         &self.binds
     }
 
-    /// Where an outlet of an installer leads: the indexes, `installer.hosts`, port 443 of public
+    /// Returns the policy of an installer's outlet: the indexes, `installer.hosts`, port 443 of public
     /// addresses; all of it through the operator's own proxies.
     pub fn policy(&self) -> Arc<Policy> {
         Arc::clone(&self.policy)

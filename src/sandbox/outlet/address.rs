@@ -45,7 +45,7 @@ pub fn kind(address: IpAddr, own: &[IpAddr]) -> Kind {
     };
     let is_own = own.iter().any(|known| bare(*known) == address);
     match by_itself {
-        Kind::Public | Kind::Private | Kind::LinkLocal if is_own => Kind::ThisMachine,
+        Kind::Public | Kind::Private if is_own => Kind::ThisMachine,
         other => other,
     }
 }
@@ -144,9 +144,9 @@ mod tests {
             (Kind::Private, &["10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.7.7", "fd00:ec2::254"]),
             (Kind::Private, &["100.100.100.200", "192.0.0.192", "198.18.0.1", "168.63.129.16", "fec0::1"]),
             (Kind::Loopback, &["127.0.0.1", "127.255.0.9", "0.0.0.0", "0.1.2.3", "::", "::1"]),
-            (Kind::LinkLocal, &["169.254.169.254", "169.254.170.2", "fe80::1", "febf::1"]),
+            (Kind::LinkLocal, &["169.254.169.254", "169.254.170.2", "fe80::1", "febf::1", "fe80::5"]),
             (Kind::Nobody, &["224.0.0.1", "239.1.1.1", "240.0.0.1", "255.255.255.255", "ff02::1", "100::1"]),
-            (Kind::ThisMachine, &["192.0.2.2", "10.1.2.3", "2001:db8::7", "fe80::5"]),
+            (Kind::ThisMachine, &["192.0.2.2", "10.1.2.3", "2001:db8::7"]),
         ];
         for (kind, addresses) in cases {
             for address in addresses {

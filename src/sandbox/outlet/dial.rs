@@ -1,7 +1,7 @@
 //! From a place to a connection: look up, check, connect to what was checked. Runs in the worker.
 //!
 //! ```text
-//! place ─▶ standing ─▶ the operator's proxy is for it? ─ yes ─▶ connect to that proxy; `CONNECT` through it
+//! place ─▶ standing ─▶ the operator's proxy is for it? ─ yes ─▶ connect to that proxy; `CONNECT` or SOCKS through it
 //!                          │ no
 //!                      look up once ─▶ each address: kind, may_connect ─▶ connect to the first that answers
 //! ```
@@ -28,8 +28,9 @@ use super::Outlet;
 use super::address::{self, Kind};
 use super::metered::Metered;
 use super::policy::{Place, Refusal, Standing};
-use super::proxies::Proxy;
+use super::proxies::ProxyKind;
 use super::serve::HEAD;
+use super::socks;
 
 /// Longest wait for a name to be looked up.
 const LOOK_UP: Duration = Duration::from_secs(10);
@@ -43,7 +44,7 @@ pub(super) const LOOK_UPS_EACH: usize = 4;
 const CONNECT: Duration = Duration::from_secs(10);
 /// Addresses of one name that are tried, at most.
 const ADDRESSES: usize = 4;
-/// Longest wait for the operator's proxy to answer `CONNECT`.
+/// Longest wait for the operator's proxy to connect.
 const PROXY_ANSWER: Duration = Duration::from_secs(30);
 
 static LOOKING_UP: Semaphore = Semaphore::const_new(LOOK_UPS);
@@ -54,11 +55,11 @@ pub(super) enum Way {
     Straight(Metered),
     /// A tunnel to it through the operator's proxy.
     Tunnel(Upgraded),
-    /// A connection to the operator's proxy, which takes plain requests for it.
-    Proxy(Metered, Proxy),
+    /// A connection to the operator's HTTP proxy, which takes plain requests for it, and its login.
+    Proxy(Metered, Option<String>),
 }
 
-/// Why there is no way to a place.
+/// Reason that there is no way to a place.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoWay {
     #[error(transparent)]
@@ -77,21 +78,44 @@ pub(super) async fn dial(outlet: &Arc<Outlet>, place: &Place, connect: bool) -> 
         let stream = first(&allowed).await.map_err(|error| failed(reason(&error)))?;
         return Ok(Way::Straight(Metered::new(stream, Arc::clone(outlet))));
     };
-    if standing == Standing::Stranger
-        && let Ok(addresses) = look_up(outlet, place, LOOK_UP_BESIDE).await
-    {
-        allowed(outlet, place, standing, &addresses)?;
-    }
+    let told = match &proxy.kind {
+        ProxyKind::Socks { looks_up: false, .. } => {
+            let addresses = look_up(outlet, place, LOOK_UP).await.map_err(|error| failed(reason(&error)))?;
+            allowed(outlet, place, standing, &addresses)?.first().map(|address| address.ip().to_string())
+        }
+        _ if standing == Standing::Stranger => {
+            if let Ok(addresses) = look_up(outlet, place, LOOK_UP_BESIDE).await {
+                allowed(outlet, place, standing, &addresses)?;
+            }
+            None
+        }
+        _ => None,
+    };
     let failed = |reason: String| failed(format!("the operator's proxy {}: {reason}", proxy.place));
     let addresses = look_up(outlet, &proxy.place, LOOK_UP).await.map_err(|error| failed(reason(&error)))?;
     let stream = first(&addresses).await.map_err(|error| failed(reason(&error)))?;
     let stream = Metered::new(stream, Arc::clone(outlet));
-    if !connect {
-        return Ok(Way::Proxy(stream, proxy.clone()));
+    let host = told.as_deref().unwrap_or(&place.host);
+    let through = timeout(PROXY_ANSWER, through(stream, place, host, &proxy.kind, connect)).await;
+    through.unwrap_or_else(|_| Err("it did not answer in time".to_owned())).map_err(failed)
+}
+
+/// Goes on from a connection to the operator's proxy, which is told `host` for `place`.
+async fn through(
+    mut stream: Metered,
+    place: &Place,
+    host: &str,
+    kind: &ProxyKind,
+    connect: bool,
+) -> Result<Way, String> {
+    match kind {
+        ProxyKind::Socks { login, .. } => {
+            let connected = socks::connect(&mut stream, login.as_ref(), host, place.port).await;
+            connected.map(|()| Way::Straight(stream)).map_err(|error| reason(&error))
+        }
+        ProxyKind::Http(login) if connect => tunnel(stream, place, login.as_deref()).await.map(Way::Tunnel),
+        ProxyKind::Http(login) => Ok(Way::Proxy(stream, login.clone())),
     }
-    let tunnel = timeout(PROXY_ANSWER, tunnel(stream, place, proxy)).await;
-    let tunnel = tunnel.unwrap_or_else(|_| Err("it did not answer in time".to_owned()));
-    Ok(Way::Tunnel(tunnel.map_err(failed)?))
 }
 
 /// Those of `addresses` that `place` may be reached at; the first refusal, if there are none.
@@ -162,15 +186,15 @@ async fn first(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
 }
 
 /// Asks the operator's proxy for a tunnel.
-async fn tunnel(stream: Metered, place: &Place, proxy: &Proxy) -> Result<Upgraded, String> {
+async fn tunnel(stream: Metered, place: &Place, login: Option<&str>) -> Result<Upgraded, String> {
     let shake = hyper::client::conn::http1::Builder::new().max_buf_size(HEAD).handshake(TokioIo::new(stream));
     let (mut sender, connection) = shake.await.map_err(|error| error.to_string())?;
     let mut driver = tokio::task::JoinSet::new();
     driver.spawn(connection.with_upgrades());
     let authority = place.to_string();
     let mut request = Request::builder().method(Method::CONNECT).uri(&authority).header("host", &authority);
-    if let Some(authorization) = &proxy.authorization {
-        request = request.header(PROXY_AUTHORIZATION, authorization);
+    if let Some(login) = login {
+        request = request.header(PROXY_AUTHORIZATION, login);
     }
     let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
     let response = sender.send_request(request).await.map_err(|error| error.to_string())?;

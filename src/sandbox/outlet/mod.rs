@@ -19,6 +19,7 @@ mod metered;
 mod policy;
 mod proxies;
 mod serve;
+mod socks;
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -85,6 +86,13 @@ impl Outlet {
     pub fn env() -> impl Iterator<Item = (String, String)> {
         let names = ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"];
         names.into_iter().map(|name| (name.to_owned(), format!("http://127.0.0.1:{PORT}")))
+    }
+
+    /// Whether a variable would lead a program past the outlet.
+    pub(super) fn replaces(name: &str) -> bool {
+        ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"]
+            .iter()
+            .any(|own| name.eq_ignore_ascii_case(own))
     }
 
     /// Places that were asked for and refused, first come first, each once; the first few.

@@ -1,4 +1,4 @@
-//! Where an outlet leads, as plain data: which hosts and ports, and which of their addresses.
+//! Hosts, ports and addresses that an outlet leads to, as plain data.
 //! Pure. Runs in the worker.
 //!
 //! ```text
@@ -31,7 +31,7 @@ pub struct Place {
 #[error("is not a host and a port")]
 pub struct NoPlace;
 
-/// Why an outlet does not lead somewhere.
+/// Reason that an outlet does not lead to a place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error(
@@ -50,7 +50,7 @@ pub enum Refusal {
     Spent(u64),
 }
 
-/// How a place stands with the operator.
+/// Standing of a place with the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     /// The operator named this very host and port.
@@ -61,7 +61,7 @@ pub enum Standing {
     Stranger,
 }
 
-/// What the operator lets installs reach.
+/// Places that the operator lets installs reach.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     /// The configured indexes, and what the operator allows beside them.

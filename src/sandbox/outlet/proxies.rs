@@ -6,16 +6,26 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::policy::Place;
+use super::socks::{Login, MAX_TEXT};
 
-/// Port of a proxy whose URL names none.
-const PROXY_PORT: u16 = 80;
+/// Ports of a proxy whose URL names none.
+const HTTP_PORT: u16 = 80;
+const SOCKS_PORT: u16 = 1080;
 
 /// A proxy of the operator's.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proxy {
     pub place: Place,
-    /// Value of `Proxy-Authorization`, if its URL names a user.
-    pub(super) authorization: Option<String>,
+    pub(super) kind: ProxyKind,
+}
+
+/// Kind of a proxy, and what it is told if its URL names a user.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum ProxyKind {
+    /// An HTTP proxy; a value of `Proxy-Authorization`.
+    Http(Option<String>),
+    /// A SOCKS 5 proxy, which looks names up itself or is told addresses.
+    Socks { login: Option<Login>, looks_up: bool },
 }
 
 impl fmt::Debug for Proxy {
@@ -28,7 +38,7 @@ impl fmt::Debug for Proxy {
 /// A proxy setting that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{variable} is not used: installs go through a proxy of the form http://USER:PASSWORD@HOST:PORT only"
+    "{variable} is not used: installs go through an http, socks5 or socks5h proxy, http://USER:PASSWORD@HOST:PORT"
 )]
 pub struct BadProxy {
     pub variable: String,
@@ -85,19 +95,28 @@ impl Proxies {
 
 impl Proxy {
     fn of_url(url: &str) -> Option<Self> {
-        let rest = match url.split_once("://") {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
-            Some(_) => return None,
-            None => url,
-        };
+        let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+        let scheme = scheme.to_ascii_lowercase();
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        let place = Place::of_authority(authority, PROXY_PORT).ok()?;
-        let authorization = authority.rsplit_once('@').map(|(user, _)| {
+        let login = authority.rsplit_once('@').map(|(user, _)| {
             let (name, password) = user.split_once(':').unwrap_or((user, ""));
-            let plain = [decoded(name), vec![b':'], decoded(password)].concat();
-            format!("Basic {}", base64(&plain))
+            (decoded(name), decoded(password))
         });
-        Some(Self { place, authorization })
+        let (port, kind) = match scheme.as_str() {
+            "http" => {
+                let plain = login.map(|(name, password)| [name, vec![b':'], password].concat());
+                (HTTP_PORT, ProxyKind::Http(plain.map(|plain| format!("Basic {}", base64(&plain)))))
+            }
+            "socks5" | "socks5h" => {
+                let fits = |(name, password): &Login| name.len().max(password.len()) <= MAX_TEXT;
+                if !login.as_ref().is_none_or(fits) {
+                    return None;
+                }
+                (SOCKS_PORT, ProxyKind::Socks { login, looks_up: scheme == "socks5h" })
+            }
+            _ => return None,
+        };
+        Some(Self { place: Place::of_authority(authority, port).ok()?, kind })
     }
 }
 
@@ -203,7 +222,7 @@ mod tests {
         assert_eq!(bad, []);
         let proxy = proxies.of(&place("pypi.org"), true).unwrap();
         assert_eq!(proxy.place, place("proxy.corp:3128"));
-        assert_eq!(proxy.authorization.as_deref(), Some("Basic YWxAaWNlOnBhc3M6d29yZA=="));
+        assert!(proxy.kind == ProxyKind::Http(Some("Basic YWxAaWNlOnBhc3M6d29yZA==".to_owned())));
         assert!(!format!("{proxies:?}").contains("YWx"), "{proxies:?}");
         assert_eq!(proxies.of(&place("pypi.org"), false), None);
         for (plain, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")]
@@ -230,7 +249,13 @@ mod tests {
 
     #[test]
     fn a_proxy_of_another_kind_is_told_and_not_half_used() {
-        let (proxies, bad) = proxies(&[("ALL_PROXY", "socks5://p:1080")]);
+        let (socks, bad) = proxies(&[("ALL_PROXY", "socks5h://u:p%20w@p")]);
+        assert_eq!(bad, []);
+        let proxy = socks.of(&place("pypi.org"), true).unwrap();
+        assert_eq!(proxy.place.port, SOCKS_PORT);
+        let login = Some((b"u".to_vec(), b"p w".to_vec()));
+        assert!(proxy.kind == ProxyKind::Socks { login, looks_up: true });
+        let (proxies, bad) = proxies(&[("ALL_PROXY", "https://p:1080")]);
         assert_eq!(bad, [BadProxy { variable: "ALL_PROXY".to_owned() }]);
         assert_eq!(proxies.of(&place("pypi.org"), true), None);
     }

@@ -56,7 +56,7 @@ const HOP_BY_HOP: [&str; 8] = [
 ];
 
 type Answer = Response<BoxBody<Bytes, hyper::Error>>;
-/// What a connection becomes when `CONNECT` was answered.
+/// Two ends to copy between once `CONNECT` was answered.
 type Tunnel = Mutex<Option<(hyper::upgrade::OnUpgrade, Way)>>;
 
 /// Serves connections for ever. Whoever drops this ends them all.
@@ -151,28 +151,26 @@ fn asked_for(uri: &Uri, connect: bool) -> Result<Place, &'static str> {
 
 /// Sends a plain request on and brings its answer back.
 async fn forward(mut request: Request<Incoming>, place: &Place, way: Way) -> Result<Answer, String> {
-    let (stream, proxy) = match way {
-        Way::Straight(stream) => (stream, None),
-        Way::Proxy(stream, proxy) => (stream, Some(proxy)),
+    end_to_end(request.headers_mut());
+    let (stream, is_proxy) = match way {
+        Way::Straight(stream) => (stream, false),
+        Way::Proxy(stream, login) => {
+            if let Some(login) = login {
+                let login = HeaderValue::from_str(&login).map_err(|error| error.to_string())?;
+                request.headers_mut().insert(PROXY_AUTHORIZATION, login);
+            }
+            (stream, true)
+        }
         Way::Tunnel(_) => return Err("a tunnel is not for plain requests".to_owned()),
     };
-    end_to_end(request.headers_mut());
-    let host = if place.port == 80 { place.to_string().replace(":80", "") } else { place.to_string() };
-    let host = HeaderValue::from_str(&host).map_err(|error| error.to_string())?;
+    // The place that was checked, and not another reading of what the client wrote.
+    let authority = place.to_string();
+    let host = authority.strip_suffix(":80").unwrap_or(&authority);
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let uri = if is_proxy { format!("http://{host}{path}") } else { path.to_owned() };
+    let host = HeaderValue::from_str(host).map_err(|error| error.to_string())?;
+    *request.uri_mut() = uri.parse().map_err(|error: hyper::http::uri::InvalidUri| error.to_string())?;
     request.headers_mut().insert(HOST, host);
-    match proxy {
-        Some(proxy) => {
-            if let Some(authorization) = proxy.authorization {
-                let value = HeaderValue::from_str(&authorization).map_err(|error| error.to_string())?;
-                request.headers_mut().insert(PROXY_AUTHORIZATION, value);
-            }
-        }
-        None => {
-            let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-            *request.uri_mut() =
-                path.parse().map_err(|error: hyper::http::uri::InvalidUri| error.to_string())?;
-        }
-    }
     let shake = hyper::client::conn::http1::Builder::new().max_buf_size(HEAD).handshake(TokioIo::new(stream));
     let (mut sender, connection) = shake.await.map_err(|error| error.to_string())?;
     let mut driver = JoinSet::new();
