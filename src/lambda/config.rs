@@ -13,6 +13,9 @@ use crate::sandbox::{Limits, PartialLimits};
 /// The file's name in a function's directory.
 pub const CONFIG_FILE: &str = "ol.yaml";
 
+/// The text in the place of a value of `environment`: it may be a secret.
+const HIDDEN: &str = "(hidden)";
+
 /// The largest one that is read, in bytes.
 const SIZE_LIMIT_BYTES: u64 = 64 << 10;
 
@@ -180,7 +183,7 @@ impl FunctionConfig {
                 return bad("environment", name, "names without = and NUL");
             }
             if value.contains('\0') {
-                return bad(&format!("environment.{name}"), value, "text without NUL");
+                return bad(&format!("environment.{name}"), HIDDEN, "text without NUL");
             }
         }
         if self.limits.swappiness > 100 {
@@ -221,15 +224,15 @@ impl FunctionConfig {
         if !file.ends_with(".py") || !inside {
             return Err(ConfigError::BadValue {
                 key: "environment.OL_ENTRY_FILE".to_owned(),
-                value: file.to_owned(),
+                value: HIDDEN.to_owned(),
                 allowed: "a file of the function that ends in .py",
             });
         }
         let named = |key: &str| match self.environment.get(key) {
             Some(name) if is_identifier(name) => Ok(Some(name.clone())),
-            Some(name) => Err(ConfigError::BadValue {
+            Some(_) => Err(ConfigError::BadValue {
                 key: format!("environment.{key}"),
-                value: name.clone(),
+                value: HIDDEN.to_owned(),
                 allowed: "the name of a callable in the entry file",
             }),
             None => Ok(None),
@@ -254,9 +257,13 @@ impl FunctionConfig {
     }
 
     /// What `GET /registry/NAME/config` answers: all keys, limits as they are
-    /// applied by a worker whose own are `worker`.
+    /// applied by a worker whose own are `worker`. Values of `environment`, which may be
+    /// secrets, are not shown.
     pub fn to_json(&self, worker: Limits) -> serde_json::Value {
         let mut value = serde_json::json!(self);
+        for hidden in value["environment"].as_object_mut().into_iter().flat_map(|all| all.values_mut()) {
+            *hidden = HIDDEN.into();
+        }
         value["limits"] = serde_json::json!(self.limits.or(worker));
         value
     }
@@ -294,6 +301,7 @@ mod tests {
         assert_eq!(entry, Entry { file: "src/app.py".to_owned(), kind: EntryKind::Asgi("web".to_owned()) });
         assert_eq!(config.to_json(Limits::default())["limits"]["mem_mb"], 50);
         assert_eq!(config.to_json(Limits::default())["reuse-sandbox"], false);
+        assert_eq!(config.to_json(Limits::default())["environment"]["PORT"], HIDDEN);
     }
 
     #[test]

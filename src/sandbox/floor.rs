@@ -96,6 +96,8 @@ pub struct Sandboxes {
     /// Seccomp filters on the worker itself.
     own_filters: u64,
     next: AtomicU64,
+    /// Descriptors that a process below this one may have: no sandbox can be given more.
+    descriptor_limit: u64,
 }
 
 /// What [`Sandboxes`] is made of.
@@ -132,6 +134,7 @@ impl Sandboxes {
             roster: Roster::default(),
             own_filters: confined::own_filters(),
             next: AtomicU64::new(1),
+            descriptor_limit: super::host::descriptor_limit(),
         }))
     }
 
@@ -349,6 +352,7 @@ impl Sandboxes {
             (_, None) => &self.filters.narrow,
         };
         let files = if purpose == Purpose::Command { 4 * FILES } else { FILES };
+        let files = files.min(self.descriptor_limit);
         Confinement { uid: cell.uid, gid: cell.uid, files, filter: self.filter(filter.as_bytes()) }
     }
 

@@ -118,7 +118,7 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "worker_url",
         text(|host| !host.is_empty() && !host.contains("/"), "a host name or address, without a scheme"),
-        "The host name or address to listen on. \"0.0.0.0\" is every interface: the API has no\naccess control, so put a proxy in front.",
+        "The host name or address to listen on. \"0.0.0.0\" is every interface: whoever reaches it may call\nevery function. All else is for http.admin to say.",
     ),
     key(
         "worker_port",
@@ -329,6 +329,11 @@ pub(super) const KEYS: &[Key] = &[
         "http.body_limit_bytes",
         Allowed::Number(1, 1 << 30),
         "Largest body, of a call or of a stored archive.",
+    ),
+    key(
+        "http.admin",
+        text(|kind| matches!(kind, "token" | "open"), "\"token\" or \"open\""),
+        "Who may use all that is not a call (/registry, /debug) at the port: \"token\", who sends the token in\nDIR/token; \"open\", who reaches the port, as OpenLambda has it. The worker's own socket needs neither.\nThe port is to be addressed as localhost, as an address it listens on, or as worker_url, and from no foreign page.",
     ),
     key("http.max_connections", Allowed::Number(1, 65_536), "Connections at one time."),
     key(

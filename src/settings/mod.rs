@@ -143,6 +143,16 @@ pub struct HttpSettings {
     pub total_timeout: Option<Duration>,
     pub body_limit_bytes: usize,
     pub max_connections: usize,
+    pub admin: Admin,
+}
+
+/// Who may use, at the port, all that is not a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admin {
+    /// Clients that send the worker's token.
+    Token,
+    /// Every client that reaches the port.
+    Open,
 }
 
 #[derive(Debug, Clone)]
@@ -268,6 +278,7 @@ impl Settings {
                 total_timeout: Some(ms(raw.http.total_timeout_ms)).filter(|time| !time.is_zero()),
                 body_limit_bytes: raw.http.body_limit_bytes as usize,
                 max_connections: raw.http.max_connections as usize,
+                admin: if raw.http.admin == "open" { Admin::Open } else { Admin::Token },
             },
             installer: InstallerSettings {
                 uv: Some(raw.installer.uv).filter(|path| !path.is_empty()).map(|path| dir.join(path)),

@@ -108,6 +108,7 @@ section!(RawHttp {
     total_timeout_ms: u64 = 0,
     body_limit_bytes: u64 = 6 << 20,
     max_connections: u32 = 1024,
+    admin: String = "token".to_owned(),
 });
 
 section!(RawInstaller {

@@ -125,8 +125,7 @@ fn open_below(root: &OwnedFd, below: &Path, flags: OFlag) -> nix::Result<OwnedFd
 /// Bytes on disk that one name holds; of a file with several names, its share.
 fn size(directory: &Dir, name: &CStr) -> u64 {
     let Ok(stat) = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) else { return 0 };
-    let links =
-        if stat.st_mode & libc::S_IFMT == libc::S_IFDIR { 1 } else { u64::from(stat.st_nlink).max(1) };
+    let links = if stat.st_mode & libc::S_IFMT == libc::S_IFDIR { 1 } else { stat.st_nlink.max(1) };
     (stat.st_blocks.max(0) as u64) * 512 / links
 }
 

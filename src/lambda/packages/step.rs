@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
@@ -178,10 +179,13 @@ pub(super) async fn run<R: Runner>(
     let outlet = command.outlet.clone();
     let closed = |_| StepError::Sandbox(RunError::new("the store is closed"));
     let _slot = slots.acquire().await.map_err(closed)?;
+    let began = Instant::now();
     let mut outcome = tokio::select! {
         outcome = runner.run(command) => outcome?,
         failure = space.exceeded(&room.out) => return Err(failure.into()),
     };
+    let took_ms = began.elapsed().as_millis();
+    tracing::debug!(step = %room.top.display(), took_ms, ended = ?outcome.ended, "step ended");
     // It may have ended between two looks.
     if !space.holds(&room.out).await {
         return Err(space.failure().into());
