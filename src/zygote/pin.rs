@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Pin {
-    name: String,
-    version: String,
+    name: Box<str>,
+    version: Box<str>,
     /// `None`: not chosen yet.
     entry: Option<EntryId>,
 }
@@ -76,7 +76,7 @@ impl Pin {
     pub fn new(name: &str, version: &str) -> Result<Self, BadPin> {
         let name = normalize(name).ok_or_else(|| BadPin::Name(name.to_owned()))?;
         let version = version_text(version).ok_or_else(|| BadPin::Version(version.to_owned()))?;
-        Ok(Self { name, version, entry: None })
+        Ok(Self { name: name.into(), version: version.into(), entry: None })
     }
 
     /// Returns the pin of this entry of the store.

@@ -20,6 +20,16 @@ pub fn store() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages")
 }
 
+/// The files of a pin in it: there is one interpreter, and one entry for each pin.
+pub fn files(pin: &str) -> PathBuf {
+    let below = |dir: &Path| {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let entry = below(&store()).iter().find_map(|abi| below(&abi.join(pin)).pop());
+    entry.unwrap_or_else(|| panic!("{pin} is not in the store")).join("files")
+}
+
 /// A worker directory on the shared store, perhaps with a tree file.
 pub fn site(tree: Option<&str>) -> Worker {
     let worker = Worker::new();

@@ -48,9 +48,7 @@ impl Abi {
     /// What bytecode of this interpreter is named after: `cpython-311`.
     fn cache_tag(&self) -> &str {
         let digits = self.0.bytes().skip("cpython-".len()).take_while(u8::is_ascii_digit).count();
-        &self.0["cpython-".len()..]
-            .get(..digits)
-            .map_or(self.0.as_str(), |_| &self.0[.."cpython-".len() + digits])
+        &self.0[.."cpython-".len() + digits]
     }
 }
 

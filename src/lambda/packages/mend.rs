@@ -97,7 +97,9 @@ pub(super) struct Ready {
 /// Adds to the failure of a fetch that the package was there, and is damaged.
 pub(super) fn failed(error: PackageError, damaged: Option<(Pin, Damage)>) -> PackageError {
     match damaged {
-        Some((pin, damage)) => PackageError::NotMended { pin, damage, source: Box::new(error) },
+        Some((pin, damage)) => {
+            PackageError::NotMended { pin, damage: Box::new(damage), source: Box::new(error) }
+        }
         None => error,
     }
 }
@@ -204,7 +206,11 @@ impl<R: Runner> Store<R> {
                 Err(damage) => {
                     let times = self.set_aside(&entry, &damage)?;
                     if times > MENDS {
-                        return Err(PackageError::DamagedAgain { pin: pin.clone(), damage, times });
+                        return Err(PackageError::DamagedAgain {
+                            pin: pin.clone(),
+                            damage: Box::new(damage),
+                            times,
+                        });
                     }
                     damaged.push((entry, damage));
                 }

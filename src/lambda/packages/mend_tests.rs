@@ -131,7 +131,7 @@ async fn a_flipped_byte_that_shows_in_no_time_is_found_by_hashing() {
 
     let packages = store(dir.path(), &runner);
     assert_eq!(install(&packages, &asked, Depth::Times).await.unwrap().mended, []);
-    assert_eq!(install(&packages, &asked, Depth::Whole).await.unwrap().mended, [pin.clone()]);
+    assert_eq!(install(&packages, &asked, Depth::Whole).await.unwrap().mended, std::slice::from_ref(&pin));
     assert_eq!(fs::read_to_string(&path).unwrap(), "x = 1");
     assert_eq!(packages.verify(), (2, Vec::new()));
     fs::write(&path, "x = 3").unwrap();
@@ -198,7 +198,8 @@ async fn an_entry_of_the_older_layout_is_taken_over_if_it_fits_and_refilled_othe
     let (fitting, foreign) = (tag("cp311-cp311-manylinux_2_17_x86_64"), tag("cp312-cp312-any"));
     let listed = "a.py,sha256=LXEWQrcmsEQBYnyp-6wy9chTD7GQPMTbAiWHF5IaSIE,1\na-1.dist-info/RECORD,,\n";
     let pyc = "__pycache__/a.cpython-311.pyc";
-    let cases: [(&str, Vec<(&str, &str)>, bool); 7] = [
+    type Case<'a> = (&'a str, Vec<(&'a str, &'a str)>, bool);
+    let cases: [Case; 7] = [
         ("plain", vec![("a.py", "x")], true),
         ("fits", vec![("a.py", "x"), (pyc, "b"), ("a-1.dist-info/WHEEL", &fitting)], true),
         ("other wheel", vec![("a.py", "x"), ("a-1.dist-info/WHEEL", &foreign)], false),

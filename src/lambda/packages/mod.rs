@@ -86,16 +86,16 @@ pub enum PackageError {
     #[error("the package store: {}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error("{pin} is not installed: what it brought cannot be recorded: {damage}")]
-    Record { pin: Pin, damage: Damage },
+    Record { pin: Pin, damage: Box<Damage> },
     #[error(
         "{pin} was damaged in the package store ({damage}), is set aside and cannot be fetched again: {source}"
     )]
-    NotMended { pin: Pin, damage: Damage, source: Box<PackageError> },
+    NotMended { pin: Pin, damage: Box<Damage>, source: Box<PackageError> },
     #[error(
         "{pin} is damaged in the package store for the {times}th time since the worker was started \
          ({damage}): check the disk, then restart the worker"
     )]
-    DamagedAgain { pin: Pin, damage: Damage, times: u32 },
+    DamagedAgain { pin: Pin, damage: Box<Damage>, times: u32 },
     #[error(transparent)]
     Tool(#[from] ToolError),
     #[error("{0} is not installed")]
@@ -396,7 +396,8 @@ impl<R: Runner> Store<R> {
         remove(&files.join(".lock")).map_err(PackageError::io(path))?;
         tree::settle(&files).map_err(|source| PackageError::Files { pin: pin.clone(), source })?;
         let contents = contents::read(&files, self.python.version).map_err(PackageError::io(&files))?;
-        let record = Record::of(path).map_err(|damage| PackageError::Record { pin: pin.clone(), damage })?;
+        let record = Record::of(path)
+            .map_err(|damage| PackageError::Record { pin: pin.clone(), damage: Box::new(damage) })?;
         record.write(path).map_err(PackageError::io(path))?;
         let entry = pin.of_entry(origin.sha256.entry());
         let meta = path.join(META);

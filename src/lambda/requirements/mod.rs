@@ -50,9 +50,9 @@ pub enum RequirementsError {
          every package needs one; write them all: `uv pip compile --generate-hashes requirements.in -o \
          {REQUIREMENTS_FILE}`, or remove them all"
     )]
-    NoHash { line: usize, without: Pin, with: Pin },
+    NoHash { line: usize, without: Box<Pin>, with: Box<Pin> },
     #[error("{REQUIREMENTS_FILE}:{line}: {second} is asked for, and {first} above it: keep one")]
-    TwoVersions { line: usize, first: Pin, second: Pin },
+    TwoVersions { line: usize, first: Box<Pin>, second: Box<Pin> },
 }
 
 /// Reads the file in `dir`; without one, nothing is asked for.
@@ -81,7 +81,11 @@ pub fn parse(text: &str, python: PythonVersion) -> Result<Requirements, Requirem
     for (line, text) in logical_lines(text.trim_start_matches('\u{feff}')) {
         let Some((pin, hashes)) = read_line(line, &text, python)? else { continue };
         if let Some(first) = found.keys().find(|other| other.name() == pin.name() && **other != pin) {
-            return Err(RequirementsError::TwoVersions { line, first: first.clone(), second: pin });
+            return Err(RequirementsError::TwoVersions {
+                line,
+                first: Box::new(first.clone()),
+                second: Box::new(pin),
+            });
         }
         if hashes.is_empty() && without.is_none() {
             without = Some((line, pin.clone()));
@@ -93,7 +97,7 @@ pub fn parse(text: &str, python: PythonVersion) -> Result<Requirements, Requirem
     }
     match (without, found.iter().find(|(_, hashes)| !hashes.is_empty())) {
         (Some((line, without)), Some((with, _))) => {
-            Err(RequirementsError::NoHash { line, without, with: with.clone() })
+            Err(RequirementsError::NoHash { line, without: Box::new(without), with: Box::new(with.clone()) })
         }
         _ => Ok(found),
     }
