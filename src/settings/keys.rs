@@ -294,7 +294,7 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "zygote.learn",
         BOOL,
-        "Grow a zygote again with the modules of its packages that its leaves were seen to import.",
+        "Grow zygotes that import, below their packages' top level, what a function was seen to import before its\nfirst call; they serve functions that import the same.",
     ),
     key(
         "zygote.immortal",

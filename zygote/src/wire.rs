@@ -291,7 +291,7 @@ pub struct Response {
     pub exec_us: u32,
     /// The handler's module could not be loaded: the sandbox is of no further use.
     pub broken: bool,
-    /// Modules that were imported up to the first answer and are not the zygote's.
+    /// Modules that were imported before the first call and are not the zygote's; in the first answer.
     pub imported: Vec<String>,
 }
 
