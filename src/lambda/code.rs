@@ -18,12 +18,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::config::{CONFIG_FILE, ConfigError, Entry, FunctionConfig};
 use super::registry::{Registry, RegistryError};
-use super::requirements::{self, Pins, PythonVersion, RequirementsError};
+use super::requirements::{self, Pins, PythonVersion, Requirements, RequirementsError};
 use super::tree::{self, Bounds, TreeError, make_dir};
 use super::{Blame, FunctionName};
 use crate::sandbox::foreign::{self, ForeignError};
 use crate::sandbox::memory::MachineMemory;
-use crate::sandbox::{Bind, Command, Ended, Limits, Network, RunError, Runner};
+use crate::sandbox::{Bind, Code, Command, Ended, Limits, Network, RunError, Runner};
 use crate::settings::Settings;
 use crate::zygote::Head;
 
@@ -97,7 +97,7 @@ impl CodeError {
 pub struct Declared {
     pub config: FunctionConfig,
     pub entry: Entry,
-    pub pins: Pins,
+    pub requirements: Requirements,
 }
 
 /// What a function must fit, to be stored and to be served.
@@ -129,7 +129,7 @@ pub fn inspect(dir: &Path, terms: &Terms) -> Result<Declared, CodeError> {
     let config = FunctionConfig::load(dir)?;
     config.check_limits(&terms.most)?;
     let entry = config.entry()?;
-    let pins = requirements::load(dir, terms.python)?;
+    let requirements = requirements::load(dir, terms.python)?;
     if !dir.join(&entry.file).is_file() {
         let names = fs::read_dir(dir).map_err(CodeError::io(dir))?;
         let mut others: Vec<_> = names
@@ -140,7 +140,7 @@ pub fn inspect(dir: &Path, terms: &Terms) -> Result<Declared, CodeError> {
         others.truncate(5);
         return Err(CodeError::NoEntry { file: entry.file, others });
     }
-    Ok(Declared { config, entry, pins })
+    Ok(Declared { config, entry, requirements })
 }
 
 /// Stores an archive as function `name`, if it can run; what it declares.
@@ -182,6 +182,8 @@ pub struct Version {
     /// What `/handler` shows: readable for all, bytecode included.
     pub dir: PathBuf,
     pub declared: Declared,
+    /// Its requirements as entries of the store; empty until they are installed.
+    pub pins: Pins,
     /// Modules that its entry file imports first, as far as that is known.
     pub head: Head,
 }
@@ -252,7 +254,8 @@ impl<R: Runner> Versions<R> {
         };
         let (staging, digest, declared) = blocking(fetch).await?;
         let dir = self.dir.join(name.as_str()).join(&digest);
-        let mut version = Version { name: name.clone(), digest, dir, declared, head: Head::default() };
+        let mut version =
+            Version { name: name.clone(), digest, dir, declared, pins: Pins::new(), head: Head::default() };
         if !version.dir.is_dir() {
             self.compile(&staging.code(), &version).await?;
             let target = version.dir.clone();
@@ -300,6 +303,7 @@ impl<R: Runner> Versions<R> {
             limits: self.compiler.limits,
             network: Network::None,
             outlet: None,
+            code: Code::Tool,
         };
         let outcome = self.runner.run(command).await?;
         if !matches!(outcome.ended, Ended::Exited(_)) {

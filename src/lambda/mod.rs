@@ -40,5 +40,5 @@ pub use idle::IdleInstances;
 pub use instance::Shared;
 pub use invocation::{Answer, Blame, Invocation, InvokeError, Start, Timings};
 pub use name::{BadName, FunctionName};
-pub use requirements::{Pin, Pins};
+pub use requirements::{Pin, Pins, Requirements};
 pub use worker::Worker;

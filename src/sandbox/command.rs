@@ -47,6 +47,17 @@ pub struct Command {
     /// The one way out of a network namespace with `lo` alone; needs network `None`. It is open while
     /// the command runs, and found by the variables of [`Outlet::env`], which replace those of `env`.
     pub outlet: Option<Arc<Outlet>>,
+    /// Whose code it runs.
+    pub code: Code,
+}
+
+/// The code that a [`Command`] runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// A tool of the operator's, or ours: it has the installer's filter.
+    Tool,
+    /// A stranger's: it has a leaf's filter.
+    Foreign,
 }
 
 /// How a [`Command`] ended.
@@ -119,14 +130,17 @@ impl Sandboxes {
         });
         let mut cell = cell.await?;
         let mut env = command.env.clone();
+        if command.network == Network::None {
+            // Also where the operator took this wall down: a build would be in the host's network, and
+            // an outlet's port the host's.
+            cell.walls.namespaces |= libc::CLONE_NEWNET;
+            cell.walls.loopback = true;
+        }
         if command.outlet.is_some() {
             if command.network != Network::None {
                 let wrong = "an outlet is for a command with network \"none\"";
                 return Err(SandboxError::Unsupported(wrong.to_owned()));
             }
-            // Also where the operator took this wall down: the outlet's port would be the host's.
-            cell.walls.namespaces |= libc::CLONE_NEWNET;
-            cell.walls.loopback = true;
             cell.outlet = Some(outlet::PORT);
             env.retain(|(name, _)| !Outlet::replaces(name));
             env.extend(Outlet::env());
@@ -136,7 +150,11 @@ impl Sandboxes {
             let tree = if bind.writable { open_writable(&bind.source)? } else { open_sealed(&bind.source)? };
             cell.mount(bind.target.trim_start_matches('/'), tree);
         }
-        let role = Role::Confined(self.confinement(&cell, Purpose::Command));
+        let mut confinement = self.confinement(&cell, Purpose::Command);
+        if command.code == Code::Foreign {
+            confinement.filter = self.filter(self.filters.leaf.as_bytes());
+        }
+        let role = Role::Confined(confinement);
         let program = Program { pid1: Pid1::Stub, role, argv: command.argv.clone(), env: &env };
         let started = self.spawn(cell, program, None).await?;
         lent.to = Some(started.sandbox.pidfd());

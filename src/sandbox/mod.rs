@@ -52,7 +52,7 @@ mod writable;
 pub use base::{Base, RuntimeFile};
 pub use cell::{Cell, Order, Purpose, UserNamespace};
 pub use channel::Channel;
-pub use command::{Bind, Command, Ended, Outcome, RunError, Runner};
+pub use command::{Bind, Code, Command, Ended, Outcome, RunError, Runner};
 pub use error::SandboxError;
 pub use floor::{Parts, Program, Sandboxes, Started, Tuning};
 pub use ids::Claims;

@@ -112,7 +112,7 @@ fn install(attack: &str) {
     clean(packages.path());
     worker.census();
     // A worker that meets the same package goes on serving.
-    let _ = fs::remove_dir_all(packages.path().join("hostile==1.0"));
+    let _ = fs::remove_dir_all(part(packages.path()).join("hostile==1.0"));
     worker.deploy("kind", &[("f.py", "def f(event):\n    return 'fine'\n")]);
     worker.up(&["registry_cache_ms=0"]);
     let copied = worker.path().join("registry/hostile");
@@ -132,10 +132,18 @@ fn install(attack: &str) {
     worker.down();
 }
 
+/// The part of a package store that this machine's interpreter uses, once there is one.
+fn part(store: &Path) -> PathBuf {
+    let parts = fs::read_dir(store).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_part =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("cpython-"));
+    parts.into_iter().find(is_part).unwrap_or_else(|| store.to_owned())
+}
+
 /// Expects that the store holds finished packages and locks only. What is aside goes soon.
 fn clean(packages: &Path) {
     let unfinished = || -> Vec<String> {
-        let names = fs::read_dir(packages).into_iter().flatten().flatten();
+        let names = fs::read_dir(part(packages)).into_iter().flatten().flatten();
         let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
         names.filter(|name| name.starts_with(".staging") || name.starts_with(".trash")).collect()
     };

@@ -45,7 +45,7 @@ pub(super) fn read(files: &Path, python: PythonVersion) -> io::Result<Contents> 
     Ok(contents)
 }
 
-fn text(tree: &Tree, path: &Path) -> io::Result<String> {
+pub(super) fn text(tree: &Tree, path: &Path) -> io::Result<String> {
     let bytes = tree.read_small(path, SIZE_LIMIT_BYTES).map_err(ForeignError::into_io)?;
     Ok(String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned())
 }
@@ -56,6 +56,13 @@ fn record_path(line: &str) -> Option<String> {
         Some(quoted) => Some(quoted.split("\",").next()?.replace("\"\"", "\"")),
         None => line.split(',').next().filter(|path| !path.is_empty()).map(str::to_owned),
     }
+}
+
+/// Returns the path and the sha256 of a line of RECORD that has one, as base 64.
+pub(super) fn record_digest(line: &str) -> Option<(String, &str)> {
+    let (rest, _size) = line.rsplit_once(',')?;
+    let (_, digest) = rest.rsplit_once(',')?;
+    Some((record_path(line)?, digest.strip_prefix("sha256=")?))
 }
 
 /// The importable names among a package's files.
@@ -188,5 +195,7 @@ mod tests {
     fn a_record_line_is_csv() {
         assert_eq!(record_path("a/b.py,sha256=x,1").as_deref(), Some("a/b.py"));
         assert_eq!(record_path("\"a,b.py\",sha256=x,1").as_deref(), Some("a,b.py"));
+        assert_eq!(record_digest("\"a,b.py\",sha256=x,1"), Some(("a,b.py".to_owned(), "x")));
+        assert_eq!(record_digest("a-1.dist-info/RECORD,,"), None);
     }
 }
