@@ -17,6 +17,8 @@
 //! confined   the kernel's word that a leaf has given up everything
 //! command    a program run once (an installer)  memory     of a process, of the machine
 //! foreign    files that strangers wrote: by descriptor, without recursion
+//! outlet/    the one way out of a command's network namespace
+//! quotas     a sandbox's share of what the kernel has for everybody
 //! host       what the machine must have; the run-time directory
 //! ```
 
@@ -36,8 +38,10 @@ mod life;
 pub mod limits;
 pub mod memory;
 mod nets;
+pub mod outlet;
 mod output;
 pub mod pidfd;
+pub mod quotas;
 mod roster;
 pub mod seccomp;
 mod spawner;
@@ -51,9 +55,11 @@ pub use channel::Channel;
 pub use command::{Bind, Command, Ended, Outcome, RunError, Runner};
 pub use error::SandboxError;
 pub use floor::{Parts, Program, Sandboxes, Started, Tuning};
+pub use ids::Claims;
 pub use life::{Sandbox, Undertaker};
 pub use limits::{Limits, Network, PartialLimits};
 pub use nets::NetPool;
+pub use outlet::Outlet;
 pub use output::{Output, OutputGuard};
 pub use spawner::{Leftovers, Spawner, start as start_spawner};
 pub use view::{HANDLER, PACKAGES, Spares, View, open_sealed};
