@@ -18,8 +18,9 @@ use crate::sandbox::{Base, Leftovers, Parts, RuntimeFile, Sandboxes, Spawner, Tu
 use crate::settings::Settings;
 use crate::stats::Stats;
 
-/// The trees of a worker: one for each kind of network.
-const TREES: usize = 2;
+/// User namespaces of a worker at once: one for each kind of network, and one for each
+/// function's own node.
+const NAMESPACES: usize = 2 + 64;
 
 /// A spawner and roots, not yet connected to a runtime.
 pub struct Foundation {
@@ -92,10 +93,10 @@ impl Foundation {
 
 /// What a worker on this site leaves if it dies.
 pub fn leftovers(site: &Site, hierarchies: &Hierarchies) -> Leftovers {
-    let trees = (0..TREES).map(|tree| format!("{}-{tree}", site.group));
+    let namespaces = (0..NAMESPACES).map(|number| format!("{}-{number:02}", site.group));
     Leftovers {
         hierarchies: hierarchies.clone(),
-        groups: std::iter::once(site.group.clone()).chain(trees).collect(),
+        groups: std::iter::once(site.group.clone()).chain(namespaces).collect(),
         mnt: site.run.join("mnt"),
         run: site.run.clone(),
         socket: site.socket.clone(),

@@ -21,6 +21,7 @@ use super::registry::{Registry, RegistryError};
 use super::requirements::{self, Pins, PythonVersion, RequirementsError};
 use super::tree::{self, Bounds, TreeError, make_dir};
 use super::{Blame, FunctionName};
+use crate::sandbox::memory::MachineMemory;
 use crate::sandbox::{Bind, Command, Ended, Limits, Network, RunError, Runner};
 use crate::settings::Settings;
 use crate::zygote::Head;
@@ -98,15 +99,36 @@ pub struct Declared {
     pub pins: Pins,
 }
 
+/// What a function must fit, to be stored and to be served.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    pub python: PythonVersion,
+    /// The most that its own limits may be.
+    pub most: Limits,
+}
+
+impl Terms {
+    /// As the settings say, for an interpreter of this version.
+    pub fn new(settings: &Settings, python: PythonVersion) -> Self {
+        let mut most = settings.max_limits;
+        if most.mem_mb == 0 {
+            let machine = MachineMemory::now().map_or(u64::MAX, |memory| memory.total >> 20);
+            most.mem_mb = u32::try_from(machine).unwrap_or(u32::MAX);
+        }
+        Self { python, most }
+    }
+}
+
 /// Reads and checks what the files in `dir` declare. `hosier deploy` asks this
 /// before anything is stored.
 ///
 /// # Errors
 /// `ol.yaml` or `requirements.txt` cannot be used, or the entry file is not there.
-pub fn inspect(dir: &Path, python: PythonVersion) -> Result<Declared, CodeError> {
+pub fn inspect(dir: &Path, terms: &Terms) -> Result<Declared, CodeError> {
     let config = FunctionConfig::load(dir)?;
+    config.check_limits(&terms.most)?;
     let entry = config.entry()?;
-    let pins = requirements::load(dir, python)?;
+    let pins = requirements::load(dir, terms.python)?;
     if !dir.join(&entry.file).is_file() {
         let names = fs::read_dir(dir).map_err(CodeError::io(dir))?;
         let mut others: Vec<_> = names
@@ -128,10 +150,10 @@ pub fn store(
     registry: &Registry,
     name: &FunctionName,
     archive: impl io::Read,
-    python: PythonVersion,
+    terms: &Terms,
 ) -> Result<Declared, CodeError> {
     let mut declared = None;
-    registry.store(name, archive, |files| inspect(files, python).map(|found| declared = Some(found)))?;
+    registry.store(name, archive, |files| inspect(files, terms).map(|found| declared = Some(found)))?;
     declared.ok_or(CodeError::Abandoned)
 }
 
@@ -143,10 +165,10 @@ pub fn store_dir(
     registry: &Registry,
     name: &FunctionName,
     source: &Path,
-    python: PythonVersion,
+    terms: &Terms,
 ) -> Result<Declared, CodeError> {
     let mut declared = None;
-    registry.store_dir(name, source, |files| inspect(files, python).map(|found| declared = Some(found)))?;
+    registry.store_dir(name, source, |files| inspect(files, terms).map(|found| declared = Some(found)))?;
     declared.ok_or(CodeError::Abandoned)
 }
 
@@ -168,14 +190,14 @@ pub struct Version {
 pub struct Compiler {
     /// The interpreter, on the host and in the sandbox.
     pub python: PathBuf,
-    pub version: PythonVersion,
+    pub terms: Terms,
     pub limits: Limits,
 }
 
 impl Compiler {
-    /// As the settings say, for an interpreter of this version.
-    pub fn from_settings(settings: &Settings, version: PythonVersion) -> Self {
-        Self { python: settings.sandbox.python.clone(), version, limits: settings.installer_limits }
+    /// As the settings say.
+    pub fn from_settings(settings: &Settings, terms: Terms) -> Self {
+        Self { python: settings.sandbox.python.clone(), terms, limits: settings.installer_limits }
     }
 }
 
@@ -274,6 +296,7 @@ impl<R: Runner> Versions<R> {
             binds: vec![Bind { source: code.to_owned(), target: HANDLER.to_owned(), writable: true }],
             limits: self.compiler.limits,
             network: Network::None,
+            outlet: None,
         };
         let outcome = self.runner.run(command).await?;
         if !matches!(outcome.ended, Ended::Exited(_)) {
@@ -297,9 +320,9 @@ fn fetch(
         make_dir(dir).map_err(CodeError::io(dir))?;
     }
     registry.fetch(name, code)?;
-    let declared = inspect(code, compiler.version)?;
+    let declared = inspect(code, &compiler.terms)?;
     // Bytecode is of one interpreter.
-    let PythonVersion { major, minor, .. } = compiler.version;
+    let PythonVersion { major, minor, .. } = compiler.terms.python;
     let digest = tree::digest(code, &tree::walk(code, bounds)?, &format!("cpython-{major}.{minor}"))?;
     Ok((staging, digest, declared))
 }

@@ -33,7 +33,10 @@ impl House {
         fs::create_dir(dir.path().join("registry/hello")).unwrap();
         let compiler = Compiler {
             python: "/usr/bin/python3".into(),
-            version: PythonVersion { major: 3, minor: 11, micro: 2 },
+            terms: Terms {
+                python: PythonVersion { major: 3, minor: 11, micro: 2 },
+                most: Limits { mem_mb: 64, ..Limits::default() },
+            },
             limits: Limits::default(),
         };
         let code = dir.path().join("code");
@@ -92,9 +95,11 @@ async fn what_cannot_run_leaves_nothing_and_says_why() {
     let error = house.prepare().await.unwrap_err();
     assert!(error.to_string().contains("no f.py (there is main.py)"), "{error}");
     assert_eq!(error.blame(), Blame::Function);
-    for (file, text, part) in
-        [("requirements.txt", "numpy", "requirements.txt:1"), ("ol.yaml", "colour: red", "colour")]
-    {
+    for (file, text, part) in [
+        ("requirements.txt", "numpy", "requirements.txt:1"),
+        ("ol.yaml", "colour: red", "colour"),
+        ("ol.yaml", "limits: {mem_mb: 65}", "max_limits.mem_mb"),
+    ] {
         house.write(file, text);
         assert!(house.prepare().await.unwrap_err().to_string().contains(part));
         house.write(file, "");
@@ -125,7 +130,7 @@ fn only_what_can_run_is_stored() {
     let house = House::new(Ok(Ended::Exited(0)));
     let source = tempfile::tempdir().unwrap();
     let registry = &house.versions.registry;
-    let store = || store_dir(registry, &house.name, source.path(), house.versions.compiler.version);
+    let store = || store_dir(registry, &house.name, source.path(), &house.versions.compiler.terms);
     fs::write(source.path().join("f.py"), "x = 1").unwrap();
     fs::write(source.path().join("requirements.txt"), "six").unwrap();
     assert!(store().unwrap_err().to_string().contains("requirements.txt:1"));

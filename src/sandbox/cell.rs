@@ -15,6 +15,7 @@ use hosier_zygote::wire::Walls;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::cgroup::{Cgroup, Pool};
+use super::homes::Home;
 use super::ids::IdRange;
 use super::life::Kept;
 use super::view::{PACKAGES, View};
@@ -34,12 +35,15 @@ pub enum Purpose {
     Command,
 }
 
-/// A user namespace's ids and its control groups: one a tree of zygotes, one
-/// for all fresh processes.
+/// A user namespace's ids and its control groups: one a root zygote and all that descends
+/// from it. Its group goes when nobody lives there any more.
 #[derive(Debug)]
 pub struct UserNamespace {
-    pub(super) ids: IdRange,
     pub(super) pool: Pool,
+    // Dropped after the pool, whose groups are in it.
+    #[expect(dead_code, reason = "given back by its drop")]
+    pub(super) home: Home,
+    pub(super) ids: IdRange,
     pub(super) next_leaf: AtomicU64,
 }
 
@@ -67,7 +71,11 @@ pub struct Cell {
     pub(super) ids: Option<IdRange>,
     /// Its unprivileged id inside the user namespace.
     pub(super) uid: u32,
+    /// The same, as the host numbers it.
+    pub(super) host_id: u32,
     pub(super) kept: Vec<Kept>,
+    /// Port of its loopback address on which it listens for the worker.
+    pub(super) outlet: Option<u16>,
 }
 
 /// What is asked of [`Sandboxes::cell`].
@@ -75,7 +83,7 @@ pub struct Order<'a> {
     pub purpose: Purpose,
     /// Whose zygote will fork it, or whose root it will be; `None` for a user
     /// namespace of its own.
-    pub namespace: Option<&'a UserNamespace>,
+    pub namespace: Option<&'a Arc<UserNamespace>>,
     pub network: Network,
     pub limits: &'a Limits,
     pub permit: Option<OwnedSemaphorePermit>,

@@ -41,6 +41,7 @@ section!(
         stop_timeout_s: u64 = 10,
         limits: PartialLimits = PartialLimits::default(),
         installer_limits: PartialLimits = PartialLimits::default(),
+        max_limits: PartialLimits = PartialLimits::default(),
         features: RawFeatures = RawFeatures::default(),
         sandbox: RawSandbox = RawSandbox::default(),
         zygote: RawZygote = RawZygote::default(),
@@ -107,9 +108,15 @@ section!(RawHttp {
     total_timeout_ms: u64 = 0,
     body_limit_bytes: u64 = 6 << 20,
     max_connections: u32 = 1024,
+    admin: String = "token".to_owned(),
 });
 
-section!(RawInstaller { uv: String = String::new(), parallel: u32 = 2 });
+section!(RawInstaller {
+    uv: String = String::new(),
+    parallel: u32 = 2,
+    hosts: String = String::new(),
+    transfer_mb: u32 = 16_384,
+});
 
 section!(RawTrace {
     cgroups: bool = false,

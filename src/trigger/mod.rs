@@ -5,7 +5,7 @@
 //! bind ──> serve: accept, cap, stop ──> one task a connection (hyper, http1)
 //!                                          │  socket: deadlines on the wire
 //!                                          v
-//!          route: path, method ──> handler: body (bounded) ──> lambda::Engine
+//!          route: path, method ──> access: may it? ──> handler: body (bounded) ──> lambda::Engine
 //!                                          │
 //!          status: refusal ──> code   <────┴────>   answer: the function's own
 //! ```
@@ -25,6 +25,7 @@
 
 use std::time::Duration;
 
+mod access;
 mod answer;
 mod bind;
 mod body;
@@ -33,12 +34,15 @@ mod route;
 mod serve;
 mod socket;
 mod status;
+mod token;
 
 #[cfg(test)]
 mod tests;
 
+pub use access::{Access, Admin};
 pub use bind::{OwnSocket, TriggerError, bind, bind_own};
 pub use serve::serve;
+pub use token::{Token, TokenError};
 
 /// The bounds of the HTTP side.
 #[derive(Debug, Clone)]
@@ -54,6 +58,8 @@ pub struct HttpSettings {
     pub max_connections: usize,
     /// How long requests in flight may go on after a stop was asked for.
     pub stop_timeout: Duration,
+    /// Who is let in, at the port, to all that is not a call.
+    pub access: Access,
 }
 
 impl Default for HttpSettings {
@@ -65,6 +71,7 @@ impl Default for HttpSettings {
             body_limit_bytes: 6 * 1024 * 1024,
             max_connections: 1024,
             stop_timeout: Duration::from_secs(5),
+            access: Access::default(),
         }
     }
 }

@@ -38,6 +38,7 @@ mod replicas;
 mod select;
 mod snapshot;
 mod template;
+mod users;
 mod working_set;
 
 pub use age::Ageing;

@@ -53,8 +53,17 @@ pub struct Zygote {
     waiting: AtomicUsize,
     /// Shared by all that grew from one root.
     nets: Option<Arc<NetPool>>,
+    /// Likewise.
+    pub namespace: Arc<UserNamespace>,
     /// Killing a parent's stub kills its descendants: it must outlive them.
     _parent: Option<Arc<Zygote>>,
+}
+
+/// Where a zygote comes from.
+pub enum Above<'a> {
+    /// It is the root of this namespace.
+    Nothing(&'a Arc<UserNamespace>),
+    Parent(&'a Arc<Zygote>),
 }
 
 /// What an interpreter runs first. `/hosier` comes last on the path, and `__main__` stays
@@ -83,7 +92,7 @@ impl Zygote {
     pub async fn root(
         id: u64,
         sandboxes: &Sandboxes,
-        namespace: &UserNamespace,
+        namespace: &Arc<UserNamespace>,
         cell: Cell,
         python: &str,
         imports: &Imports,
@@ -97,7 +106,7 @@ impl Zygote {
         };
         let network = cell.network;
         let started = sandboxes.spawn(cell, program, Some(namespace)).await?;
-        let mut root = Self::stand(id, started, None, bound, None).await?;
+        let mut root = Self::stand(id, started, Above::Nothing(namespace), bound, None).await?;
         root.nets = sandboxes.net_pool(&root.sandbox, network)?;
         Ok(root)
     }
@@ -253,7 +262,7 @@ impl Zygote {
     pub async fn stand(
         id: u64,
         started: Started,
-        parent: Option<Arc<Zygote>>,
+        above: Above<'_>,
         bound: Duration,
         own: Option<&Snapshot>,
     ) -> Result<Self, ZygoteError> {
@@ -288,6 +297,10 @@ impl Zygote {
             return unfit(format!("its imports left {others} processes running"));
         }
         let channel = tokio::sync::Mutex::new(Some(channel));
+        let (parent, namespace) = match above {
+            Above::Nothing(namespace) => (None, Arc::clone(namespace)),
+            Above::Parent(parent) => (Some(Arc::clone(parent)), Arc::clone(&parent.namespace)),
+        };
         Ok(Self {
             id,
             ready,
@@ -299,6 +312,7 @@ impl Zygote {
             working_set: Mutex::default(),
             load: Mutex::default(),
             waiting: AtomicUsize::new(0),
+            namespace,
             nets: parent.as_ref().and_then(|parent| parent.nets.clone()),
             _parent: parent,
         })

@@ -4,6 +4,8 @@
 //! subset of the function's; here the modules below them too. Among those, the one that saves the most
 //! import time.
 
+use std::cmp::Reverse;
+
 use super::snapshot::Owner;
 use super::{Modules, Pins};
 
@@ -37,16 +39,21 @@ pub struct Asking<'a> {
 /// serves nobody else, and is the best there is for them. A node that was never
 /// grown counts as saving more than any measured one: growing it is how it is measured.
 pub fn best<'a>(candidates: impl IntoIterator<Item = Candidate<'a>>, asking: &Asking<'_>) -> Option<u64> {
-    candidates
+    let fits: Vec<_> = candidates
         .into_iter()
         .filter(|candidate| !candidate.unfit && candidate.closure.is_subset(asking.pins))
         .filter(|candidate| candidate.modules.is_subset(asking.modules))
         .filter(|candidate| candidate.owner.is_none() || candidate.owner == asking.owner)
-        .max_by_key(|candidate| {
-            let saved = candidate.import_us.unwrap_or(u64::MAX);
-            (candidate.owner.is_some(), saved, candidate.closure.len(), std::cmp::Reverse(candidate.id))
-        })
-        .map(|candidate| candidate.id)
+        .collect();
+    let best = fits.iter().max_by_key(|candidate| {
+        let saved = candidate.import_us.unwrap_or(u64::MAX);
+        (candidate.owner.is_some(), saved, candidate.closure.len(), Reverse(candidate.id))
+    })?;
+    // One that has imported more of the same packages saves more, however the two were measured.
+    let more = fits.iter().filter(|other| {
+        (other.closure, other.owner) == (best.closure, best.owner) && other.modules.is_superset(best.modules)
+    });
+    more.max_by_key(|other| (other.modules.len(), Reverse(other.id))).map(|other| other.id)
 }
 
 #[cfg(test)]
@@ -132,5 +139,17 @@ mod tests {
         assert_eq!(best([nodes[1]], &Asking { pins: &numpy, modules: &NONE, owner: None }), None);
         let asked = Asking { pins: &pins(&[]), modules: &both, owner: None };
         assert_eq!(best(nodes, &asked), None, "the rule of packages stays");
+    }
+
+    #[test]
+    fn a_node_that_imported_more_of_the_same_packages_wins_whatever_was_measured() {
+        let numpy = pins(&["numpy==2.1.0"]);
+        let modules = |names: &[&str]| -> Modules { names.iter().map(|name| (*name).to_owned()).collect() };
+        let (some, all) = (modules(&["numpy.fft"]), modules(&["numpy.fft", "numpy.random"]));
+        let less = Candidate { modules: &some, ..node(1, &numpy, Some(900)) };
+        let more = Candidate { modules: &all, ..node(2, &numpy, Some(800)) };
+        let asking = Asking { pins: &numpy, modules: &all, owner: None };
+        assert_eq!(best([less, more], &asking), Some(2));
+        assert_eq!(best([less, more], &Asking { modules: &some, ..asking }), Some(1));
     }
 }

@@ -70,6 +70,8 @@ pub enum Step {
     Message,
     /// Moving a zygote's memory into a memfd.
     Solidify,
+    /// The listening socket of a sandbox's outlet is made and handed to the worker.
+    Outlet,
 }
 
 /// A step that failed, as it crosses from the process where it did.
@@ -309,8 +311,11 @@ pub enum Kind {
     Failed = 4,
     /// From a leaf: [`Response`] and body.
     Answer = 5,
-    /// To a blank, before [`Kind::Specialize`]: [`Prepare`].
+    /// To a leaf, before [`Kind::Specialize`]: [`Prepare`].
     Prepare = 6,
+    /// From a leaf that was told to prepare: it has given up everything. No payload. The
+    /// worker asks the kernel whether that is true.
+    Confined = 7,
 }
 
 /// A frame's first bytes. The payload is a head of `head` bytes, then a body.
@@ -356,6 +361,7 @@ impl Header {
             4 => Kind::Failed,
             5 => Kind::Answer,
             6 => Kind::Prepare,
+            7 => Kind::Confined,
             other => return Err(BadFrame::Kind(other)),
         };
         let (head, body) = (word(4), word(8));

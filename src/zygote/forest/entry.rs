@@ -12,6 +12,7 @@ use crate::sandbox::{Network, UserNamespace};
 use crate::zygote::blanks::Blanks;
 use crate::zygote::node::Zygote;
 use crate::zygote::select::{Asking, Candidate, best};
+use crate::zygote::users::Users;
 use crate::zygote::{Leaf, Modules, Pin, Pins, ZygoteError};
 
 pub(super) struct Tree {
@@ -51,6 +52,8 @@ pub(super) struct State {
     /// Measured, ancestors included; of a node of modules its own alone.
     pub(super) import_us: Option<u64>,
     pub(super) deaths: u32,
+    /// Functions that its memory is charged to.
+    pub(super) users: Users,
     pub(super) unfit: Option<String>,
     /// When a function last asked for it.
     pub(super) used: Instant,
@@ -89,6 +92,19 @@ impl Entry {
     /// Whether a leaf is one of the node as it now is.
     pub(super) fn is_of(&self, leaf: &Leaf) -> bool {
         self.zygotes().iter().any(|zygote| leaf.is_of(zygote))
+    }
+
+    /// Notes that a function was started from this node, so that it is charged for it and for
+    /// all above it.
+    pub(super) fn charge(self: &Arc<Self>, function: &str) {
+        if self.state().users.has(function) {
+            return;
+        }
+        let alone = self.snapshot().is_some();
+        let nodes = if alone { vec![Arc::clone(self)] } else { self.path() };
+        for node in nodes {
+            node.state().users.note(function);
+        }
     }
 
     pub(super) fn touch(&self) {
@@ -221,11 +237,13 @@ pub(super) fn draw(
             (_, Some(reason)) => text.push_str(&format!(" unfit: {reason}")),
             (None, None) => text.push_str(" dormant"),
             (Some(zygote), None) => text.push_str(&format!(
-                " sandbox {} forks={} {} mem={} KiB imports={} ms",
+                " sandbox {} forks={} {} mem={} KiB charged to {} functions, {} KiB each imports={} ms",
                 zygote.sandbox(),
                 zygote.forks.load(Ordering::Relaxed),
                 ahead(entry),
                 zygote.memory() / 1024,
+                state.users.count(),
+                state.users.share(zygote.memory()) / 1024,
                 state.import_us.unwrap_or(0) / 1000,
             )),
         }

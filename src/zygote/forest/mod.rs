@@ -21,6 +21,7 @@
 //! | `entry` | a node that may exist, and its state |
 //! | `replicate` | more zygotes of a busy node |
 //! | `renew` | nodes that came of age, grown again |
+//! | `distrust` | leaves whose node's packages may have changed what they run |
 //! | `ahead` | blanks and control groups, made while nobody waits |
 //! | `snapshot` | nodes that are one function's own |
 //! | `modules` | nodes that import more of their packages, for who imports that too |
@@ -29,6 +30,7 @@
 //! What is not the node's fault (no place is free, say) passes it over for one start.
 
 mod ahead;
+mod distrust;
 mod entry;
 mod grow;
 mod modules;
@@ -211,6 +213,18 @@ impl Forest {
                     Err(error) => return Err(error),
                 },
             };
+            let confinement = match confinement {
+                Some(confinement) => match self.confine(&entry, &mut leaf, confinement).await {
+                    Ok(left) => left,
+                    Err(error) => {
+                        drop(leaf);
+                        permit = Some(self.parts.sandboxes.wait_for_place(PLACE_BOUND).await?);
+                        last = Some(error.into());
+                        continue;
+                    }
+                },
+                None => None,
+            };
             let own = entry.snapshot().is_some();
             let mut mounts = Vec::new();
             // A blank of its own node has its code already,
@@ -223,11 +237,13 @@ impl Forest {
                 mounts.push(Placed { target: PACKAGES, mount: view.open()? });
                 leaf.sandbox_mut().keep(view);
             }
-            if leaf.was_blank() {
+            if confinement.is_none() {
                 match leaf.sandbox().attach(&mounts) {
                     Ok(()) => mounts.clear(),
                     // A blank that died while it waited costs no request.
-                    Err(SandboxError::Ended) => continue,
+                    Err(SandboxError::Ended) if leaf.was_blank() => continue,
+                    // Nor does a leaf that did so before it was anybody's: its first call finds out.
+                    Err(SandboxError::Ended) => mounts.clear(),
                     Err(error) => return Err(error.into()),
                 }
             }
@@ -235,6 +251,7 @@ impl Forest {
             let (env, path) = if own { (&[][..], &Pins::new()) } else { (need.env, need.pins) };
             let handler = handler(env, path, need.function, need.file);
             leaf.specialize(confinement, handler, mounts)?;
+            entry.charge(need.function);
             self.replenish(&tree, &entry);
             self.renew(&tree, &entry);
             self.replicate(&tree, &entry);
@@ -277,7 +294,7 @@ impl Forest {
         let begun = Instant::now();
         let cell = self.parts.sandboxes.cell(Order {
             purpose: Purpose::Leaf,
-            namespace: Some(&tree.namespace),
+            namespace: Some(&zygote.namespace),
             network: tree.network,
             limits,
             permit,
@@ -341,7 +358,7 @@ impl Forest {
         if let Some(tree) = trees.get(&network) {
             return Ok(Arc::clone(tree));
         }
-        let namespace = self.parts.sandboxes.user_namespace(trees.len(), self.parts.leaf_limits)?;
+        let namespace = self.parts.sandboxes.user_namespace(self.parts.leaf_limits)?;
         let root = self.entry(None, Pins::new(), Pins::new());
         let tree = Arc::new(Tree {
             network,

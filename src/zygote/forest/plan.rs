@@ -13,6 +13,7 @@ use super::snapshot::Private;
 use crate::zygote::evict::{Kept, victim};
 use crate::zygote::node::Zygote;
 use crate::zygote::select::Asking;
+use crate::zygote::users::Users;
 use crate::zygote::{Modules, Pin, Pins, Template};
 
 impl Forest {
@@ -142,6 +143,7 @@ impl Forest {
             growing: None,
             import_us: None,
             deaths: 0,
+            users: Users::default(),
             unfit: None,
             used: Instant::now(),
         };

@@ -42,6 +42,9 @@ impl Forest {
         if due == Due::Nothing {
             return Ok(());
         }
+        if entry.snapshot().is_some() {
+            return self.renew_one(tree, entry).await;
+        }
         for node in entry.path() {
             let wanted = if node.parent.is_none() { Due::Root } else { Due::Node };
             if due == wanted || self.due(tree, &node) == wanted {
@@ -73,7 +76,9 @@ impl Forest {
         let root = tree.entries()[0].zygote();
         let (Some(zygote), Some(root)) = (entry.zygote(), root) else { return Due::Nothing };
         let aged = Aged { forks: zygote.forked(), age: zygote.since.elapsed(), root: zygote.root };
-        self.parts.ageing.due(&aged, root.root)
+        // Its root is its own, and as old.
+        let root = if entry.snapshot().is_some() { zygote.root } else { root.root };
+        self.parts.ageing.due(&aged, root)
     }
 
     /// Looks at every node that stands, for those that nobody asks for.
