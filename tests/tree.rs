@@ -6,6 +6,7 @@
 //! tree/shape      a tree file: nodes, siblings, versions, depth
 //! tree/grown      no tree file: it grows itself, within bounds
 //! tree/ages       nodes that came of age
+//! tree/charged    whose a node's memory is
 //! tree/deaths     nodes that are killed
 //! tree/hostile    packages that misbehave at import
 //! tree/kept       leaves that keep what they must give up
@@ -18,6 +19,8 @@ mod support;
 
 #[path = "tree/ages.rs"]
 mod ages;
+#[path = "tree/charged.rs"]
+mod charged;
 #[path = "tree/deaths.rs"]
 mod deaths;
 #[path = "tree/grown.rs"]

@@ -64,7 +64,7 @@ impl Foundation {
         if let Some(note) = note {
             eprintln!("hosier: {note}");
         }
-        let (socket, pidfd) = start_spawner(leftovers.clone())?;
+        let (socket, pidfd) = start_spawner(leftovers.clone(), &claims)?;
         let base = Base::prepare(&mnt, &runtime_files()?)?;
         host::trim_capabilities()?;
         Ok(Self { socket, pidfd, base, claims, leftovers })

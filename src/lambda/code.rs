@@ -24,9 +24,19 @@ use super::{Blame, FunctionName};
 use crate::sandbox::memory::MachineMemory;
 use crate::sandbox::{Bind, Command, Ended, Limits, Network, RunError, Runner};
 use crate::settings::Settings;
+use crate::zygote::Head;
 
 /// No function's name begins with it.
 const STAGING: &str = "~staging-";
+
+/// A program for the interpreter: writes bytecode beside the code, and [`HEAD`].
+const COMPILE: &str = include_str!("../../pyruntime/hosier_compile.py");
+
+/// File below the code that says what the head of the entry file imports.
+const HEAD: &str = "__pycache__/hosier-head.json";
+
+/// Bytes of that file that are read, at most: 512 names of 200 bytes.
+const HEAD_LIMIT_BYTES: u64 = 128 << 10;
 
 /// Where a function's code is in its sandbox; tracebacks show it.
 const HANDLER: &str = "/handler";
@@ -171,6 +181,8 @@ pub struct Version {
     /// What `/handler` shows: readable for all, bytecode included.
     pub dir: PathBuf,
     pub declared: Declared,
+    /// Modules that its entry file imports first, as far as that is known.
+    pub head: Head,
 }
 
 /// How code is compiled.
@@ -238,13 +250,14 @@ impl<R: Runner> Versions<R> {
         };
         let (staging, digest, declared) = blocking(fetch).await?;
         let dir = self.dir.join(name.as_str()).join(&digest);
-        let version = Version { name: name.clone(), digest, dir, declared };
-        if version.dir.is_dir() {
-            return Ok(version);
+        let mut version = Version { name: name.clone(), digest, dir, declared, head: Head::default() };
+        if !version.dir.is_dir() {
+            self.compile(&staging.code(), &version).await?;
+            let target = version.dir.clone();
+            blocking(move || publish(&staging.code(), &target)).await?;
         }
-        self.compile(&staging.code(), name).await?;
-        let target = version.dir.clone();
-        blocking(move || publish(&staging.code(), &target)).await?;
+        let dir = version.dir.clone();
+        version.head = blocking(move || Ok(read_head(&dir))).await?;
         Ok(version)
     }
 
@@ -270,11 +283,11 @@ impl<R: Runner> Versions<R> {
         Ok(())
     }
 
-    /// Writes bytecode beside the code. Without it the function runs too, only
+    /// Writes bytecode beside the code, and what the entry file imports first. Without it the function runs too, only
     /// slower: a compiler that fails is told to the operator, and no more.
-    async fn compile(&self, code: &Path, name: &FunctionName) -> Result<(), CodeError> {
+    async fn compile(&self, code: &Path, version: &Version) -> Result<(), CodeError> {
         let python = self.compiler.python.display().to_string();
-        let rest = ["-I", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", HANDLER];
+        let rest = ["-I", "-c", COMPILE, &version.declared.entry.file, HANDLER];
         let command = Command {
             argv: [python.as_str()].iter().chain(&rest).map(|text| (*text).to_owned()).collect(),
             env: [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("LANG", "C.UTF-8"), ("HOME", "/tmp")]
@@ -283,10 +296,11 @@ impl<R: Runner> Versions<R> {
             binds: vec![Bind { source: code.to_owned(), target: HANDLER.to_owned(), writable: true }],
             limits: self.compiler.limits,
             network: Network::None,
+            outlet: None,
         };
         let outcome = self.runner.run(command).await?;
         if !matches!(outcome.ended, Ended::Exited(_)) {
-            tracing::warn!(function = %name, ended = ?outcome.ended, "code not compiled");
+            tracing::warn!(function = %version.name, ended = ?outcome.ended, "code not compiled");
         }
         Ok(())
     }
@@ -311,6 +325,14 @@ fn fetch(
     let PythonVersion { major, minor, .. } = compiler.terms.python;
     let digest = tree::digest(code, &tree::walk(code, bounds)?, &format!("cpython-{major}.{minor}"))?;
     Ok((staging, digest, declared))
+}
+
+/// Reads what the head of a version's entry file imports: nothing, where its compiler did not say.
+fn read_head(dir: &Path) -> Head {
+    let mut json = Vec::new();
+    let read = tree::open_file(&dir.join(HEAD))
+        .and_then(|file| io::Read::read_to_end(&mut io::Read::take(file, HEAD_LIMIT_BYTES), &mut json));
+    read.map_or_else(|_| Head::default(), |_| Head::parse(&json))
 }
 
 /// Puts a finished version in place.

@@ -176,11 +176,13 @@ impl Task {
 
     /// Removes the code that no instance runs, and the nodes that no new request will use.
     async fn prune(&self) {
-        let digest = match &self.code {
-            Code::Served(current) => Some(current.version.digest.clone()),
+        let served = match &self.code {
+            Code::Served(current) => Some(&current.version),
             Code::Unknown | Code::Removed => None,
         };
-        self.floor.shared.forest.forget(self.name.as_str(), digest.as_deref()).await;
+        let kept = served.map(|version| (version.digest.as_str(), &version.declared.pins));
+        self.floor.shared.forest.forget(self.name.as_str(), kept).await;
+        let digest = served.map(|version| version.digest.clone());
         if !self.retired.is_empty() {
             return;
         }

@@ -26,7 +26,9 @@ use super::log::FunctionLog;
 use super::steps;
 use super::{Answer, Invocation, InvokeError, Start, Timings, Version};
 use crate::sandbox::{Limits, Network, SandboxError, Sandboxes};
-use crate::zygote::{Forest, Leaf, Need, Owner, POOLS, Reply, Snapshot, Spent, ZygoteError};
+use crate::zygote::{
+    Forest, Leaf, Need, Observed, OwnModules, Owner, POOLS, Reply, Snapshot, Spent, ZygoteError,
+};
 
 /// Longest wait for a place among `max_sandboxes`.
 const PLACE_BOUND: Duration = Duration::from_secs(5);
@@ -91,6 +93,8 @@ struct Task {
     log: Arc<FunctionLog>,
     limits: Limits,
     env: Vec<(String, String)>,
+    /// Modules that this version imports by itself.
+    modules: Arc<OwnModules>,
     /// What its own node would be made of, if it asks for one.
     snapshot: Option<Arc<Snapshot>>,
     id: u64,
@@ -105,7 +109,8 @@ impl Task {
         let env = environment(&version, &limits);
         let snapshot = snapshot(&version, &log, limits, &env).map(Arc::new);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { shared, version, log, limits, env, snapshot, id, state: State::Empty }
+        let modules = Arc::new(OwnModules::new(version.head.clone()));
+        Self { shared, version, log, limits, env, modules, snapshot, id, state: State::Empty }
     }
 
     async fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
@@ -171,6 +176,16 @@ impl Task {
         if left.spent.is_some() {
             self.shared.forest.lay_out(self.version.name.as_str(), &self.version.dir);
         }
+        if let Some((node, imported)) = left.imported.take() {
+            self.shared.forest.observe_modules(Observed {
+                network: self.shared.network,
+                node,
+                own: Arc::clone(&self.modules),
+                snapshot: self.snapshot.clone(),
+                limits: self.limits,
+                imported,
+            });
+        }
         left.let_go();
     }
 
@@ -209,7 +224,7 @@ impl Task {
         steps::served_by(&leaf, start);
         if let Some(spent) = &spent {
             break_down(&mut timings, &leaf, spent, &reply);
-            self.shared.forest.learn(&leaf, &reply.response.imported);
+            left.imported = leaf.node().map(|node| (node, reply.response.imported));
             left.observer = self.shared.forest.observer(&leaf);
         }
         let exec = Duration::from_micros(reply.response.exec_us.into());
@@ -249,6 +264,7 @@ impl Task {
         let permit = self.place().await?;
         let need = Need {
             pins: &self.version.declared.pins,
+            modules: &self.modules,
             network: self.shared.network,
             limits: &self.limits,
             code: &self.version.dir,
@@ -321,6 +337,8 @@ impl Task {
 struct Left {
     leaf: Option<Box<Leaf>>,
     spent: Option<Spent>,
+    /// Number of the leaf's node, and modules that the leaf had to import.
+    imported: Option<(u64, Vec<String>)>,
     /// Looks at the leaf, which must still be there.
     observer: Option<Box<dyn FnOnce() + Send>>,
 }

@@ -75,6 +75,8 @@ pub struct Cell {
     /// The same, as the host numbers it.
     pub(super) host_id: u32,
     pub(super) kept: Vec<Kept>,
+    /// Port of its loopback address on which it listens for the worker.
+    pub(super) outlet: Option<u16>,
 }
 
 /// What is asked of [`Sandboxes::cell`].

@@ -241,7 +241,8 @@ impl Sandboxes {
         let root = match writable {
             None => self.base.clone_root(network)?,
             Some(mount_points) => {
-                let root = self.writable_root(network, first, uid, mount_points).await?;
+                let tools = purpose == Purpose::Command;
+                let root = self.writable_root(network, tools, first, uid, mount_points).await?;
                 let tree = root.open()?;
                 kept.push(Kept::Root(root));
                 tree
@@ -284,6 +285,7 @@ impl Sandboxes {
             leaf_id,
             host_id: first + uid,
             kept,
+            outlet: None,
         })
     }
 
@@ -291,6 +293,7 @@ impl Sandboxes {
     async fn writable_root(
         &self,
         network: Network,
+        tools: bool,
         first: u32,
         uid: u32,
         mount_points: &[MountPoint],
@@ -300,6 +303,7 @@ impl Sandboxes {
         let userns = self.spawner.map(vec![(0, owner, 1), (1, first + 1, FIRST_LEAF_ID - 1)]).await?;
         let wanted = Wanted {
             network,
+            tools,
             owner,
             size_mib: self.tuning.tmp_mib.saturating_add(OWN_MIB),
             inodes: self.tuning.tmp_inodes.saturating_add(OWN_INODES),
@@ -374,6 +378,7 @@ impl Sandboxes {
             quotas: self.quotas.clone(),
             pid1: program.pid1,
             role: program.role,
+            outlet: cell.outlet,
             argv: program.argv,
             env: program.env.to_vec(),
         };

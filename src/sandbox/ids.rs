@@ -7,9 +7,10 @@
 //! ```
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
@@ -26,8 +27,13 @@ const FIRST: u32 = 0x7000_0000;
 const RANGES: u32 = 4_096;
 /// The last thousand of a range (`nobody` and its like) is no leaf's.
 const LEAF_IDS: u32 = RANGE - 2 * FIRST_LEAF_ID;
-/// A file of the whole machine, empty: each process claims its ranges in it.
+/// A file of the whole machine, empty: each process claims its ranges in it. The last one
+/// to end removes it.
 const CLAIMS: &str = "/run/hosier-ids.lock";
+/// The byte that all who use the file share; whoever has it alone may remove the file.
+const IN_USE: u32 = RANGES;
+/// Number of times that the file is opened anew because somebody removed it meanwhile.
+const OPENINGS: usize = 100;
 
 /// Claims on ranges, against other processes of this machine. The kernel gives up those of
 /// an open file when nobody has it open any more, so that a dead worker leaves none.
@@ -53,7 +59,30 @@ impl Claims {
     fn at(path: &Path) -> std::io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        options.custom_flags(libc::O_NOFOLLOW).open(path).map(|file| Self(Some(file)))
+        options.custom_flags(libc::O_NOFOLLOW);
+        for _ in 0..OPENINGS {
+            let file = options.open(path)?;
+            let shared = fcntl(&file, FcntlArg::F_OFD_SETLK(&byte(IN_USE, libc::F_RDLCK)));
+            // Removed between the opening and the claim: a name that nobody else will find.
+            if shared.is_ok() && file.metadata()?.nlink() > 0 {
+                return Ok(Self(Some(file)));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Err(std::io::ErrorKind::ResourceBusy.into())
+    }
+
+    /// Removes the file if no other process uses it. Nothing may be claimed afterwards.
+    pub(super) fn retire(&self) {
+        self.retire_at(Path::new(CLAIMS));
+    }
+
+    fn retire_at(&self, path: &Path) {
+        let Some(file) = &self.0 else { return };
+        if fcntl(file, FcntlArg::F_OFD_SETLK(&byte(IN_USE, libc::F_WRLCK))).is_ok() {
+            // It may be gone; an empty file that stays harms nobody.
+            let _ = std::fs::remove_file(path);
+        }
     }
 
     /// Whether the range is this process's now.
@@ -244,6 +273,21 @@ mod tests {
         assert!(worker.take().is_err());
         drop((again, deploy));
         assert!(worker.take().is_ok(), "what ends leaves no claim");
+    }
+
+    #[test]
+    fn the_last_process_removes_the_file_and_no_other_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("claims");
+        let [first, last] = [0, 0].map(|_| Claims::at(&path).unwrap());
+        first.retire_at(&path);
+        assert!(path.exists(), "somebody uses it");
+        drop(first);
+        last.retire_at(&path);
+        assert!(!path.exists());
+        // Whoever comes while it is being removed gets one that others will find.
+        let next = Claims::at(&path).unwrap();
+        assert!(path.exists() && next.claim(7));
     }
 
     #[test]

@@ -16,6 +16,7 @@
 //! output     what a sandbox prints              pidfd      whose it is, is it there
 //! confined   the kernel's word that a leaf has given up everything
 //! command    a program run once (an installer)  memory     of a process, of the machine
+//! outlet/    the one way out of a command's network namespace
 //! quotas     a sandbox's share of what the kernel has for everybody
 //! host       what the machine must have; the run-time directory
 //! ```
@@ -35,6 +36,7 @@ mod life;
 pub mod limits;
 pub mod memory;
 mod nets;
+pub mod outlet;
 mod output;
 pub mod pidfd;
 pub mod quotas;
@@ -55,6 +57,7 @@ pub use ids::Claims;
 pub use life::{Sandbox, Undertaker};
 pub use limits::{Limits, Network, PartialLimits};
 pub use nets::NetPool;
+pub use outlet::Outlet;
 pub use output::{Output, OutputGuard};
 pub use spawner::{Leftovers, Spawner, start as start_spawner};
 pub use view::{HANDLER, PACKAGES, Spares, View, open_sealed};

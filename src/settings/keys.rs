@@ -284,7 +284,7 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "zygote.learn",
         BOOL,
-        "Grow a zygote again with the modules of its packages that its leaves were seen to import.",
+        "Grow zygotes that import, below their packages' top level, what a function was seen to import before its\nfirst call; they serve functions that import the same.",
     ),
     key(
         "zygote.immortal",
@@ -332,6 +332,16 @@ pub(super) const KEYS: &[Key] = &[
         "The `uv` that installs packages. \"\" looks in DIR/tools, beside `hosier`, and in PATH.",
     ),
     key("installer.parallel", Allowed::Number(1, 64), "Packages installed at one time."),
+    key(
+        "installer.hosts",
+        text(hosts_fit, "places as HOST or HOST:PORT, with spaces between"),
+        "What installs may reach beside the package index and port 443 of public addresses: HOST:PORT\n(or HOST, for port 443), several with spaces between. What is named here may be in a private\nnetwork or on this machine.",
+    ),
+    key(
+        "installer.transfer_mb",
+        Allowed::Number(1, MIB_MAX),
+        "What one step of an install may move over the network, in MiB.",
+    ),
     inert("trace.cgroups", BOOL),
     inert("trace.memory", BOOL),
     inert("trace.evictor", BOOL),
@@ -351,6 +361,10 @@ fn registry_fits(text: &str) -> bool {
         Some((scheme, path)) => scheme == "file" && path.starts_with('/'),
         None => !text.contains('\0'),
     }
+}
+
+fn hosts_fit(text: &str) -> bool {
+    text.split_whitespace().all(|place| place.parse::<crate::sandbox::outlet::Place>().is_ok())
 }
 
 fn mirror_fits(text: &str) -> bool {

@@ -19,6 +19,7 @@ use std::time::Duration;
 pub use default_file::default_file;
 pub use load::SettingsError;
 
+use crate::sandbox::outlet::Place;
 use crate::sandbox::{Limits, Network};
 use raw::Raw;
 
@@ -159,6 +160,10 @@ pub struct InstallerSettings {
     /// None: looked for.
     pub uv: Option<PathBuf>,
     pub parallel: usize,
+    /// Places that installs may reach beside the index and public addresses.
+    pub hosts: Vec<Place>,
+    /// Most that one step of an install moves over the network, in MiB.
+    pub transfer_mib: u64,
 }
 
 impl Settings {
@@ -264,6 +269,13 @@ impl Settings {
             installer: InstallerSettings {
                 uv: Some(raw.installer.uv).filter(|path| !path.is_empty()).map(|path| dir.join(path)),
                 parallel: raw.installer.parallel as usize,
+                hosts: raw
+                    .installer
+                    .hosts
+                    .split_whitespace()
+                    .filter_map(|place| place.parse().ok())
+                    .collect(),
+                transfer_mib: raw.installer.transfer_mb.into(),
             },
             trace_latency: raw.trace.latency,
             dir: dir.to_owned(),

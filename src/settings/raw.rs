@@ -111,7 +111,12 @@ section!(RawHttp {
     admin: String = "token".to_owned(),
 });
 
-section!(RawInstaller { uv: String = String::new(), parallel: u32 = 2 });
+section!(RawInstaller {
+    uv: String = String::new(),
+    parallel: u32 = 2,
+    hosts: String = String::new(),
+    transfer_mb: u32 = 16_384,
+});
 
 section!(RawTrace {
     cgroups: bool = false,

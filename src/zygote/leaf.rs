@@ -174,13 +174,6 @@ impl Leaf {
         self.channel.write_all(&frame).await.map_err(|error| self.ended(error))
     }
 
-    /// Its first answer said what it had to import.
-    pub(super) fn teach(&self, imported: &[String]) {
-        if let Some(zygote) = &self.zygote {
-            zygote.learned().learn(imported);
-        }
-    }
-
     /// What looks at the pages that it touched up to now, if its zygote wants to
     /// know. It blocks; the leaf must live until it ends.
     pub(super) fn observer(&self) -> Option<Box<dyn FnOnce() + Send>> {

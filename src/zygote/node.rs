@@ -10,7 +10,6 @@
 //! is the stub that its leaves live under, so the last leaf must be gone before
 //! the sandbox is dropped, even if the interpreter died long ago.
 
-use std::collections::BTreeSet;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +18,6 @@ use std::time::{Duration, Instant};
 use hosier_zygote::birth::{Pid1, Role};
 use hosier_zygote::wire::{self, FromZygote, Imports, Ready, ToZygote};
 
-use super::learned::Learned;
 use super::replicas::Load;
 use super::working_set::WorkingSet;
 use super::{Snapshot, ZygoteError};
@@ -50,7 +48,6 @@ pub struct Zygote {
     channel: tokio::sync::Mutex<Option<Channel>>,
     sandbox: Sandbox,
     working_set: Mutex<WorkingSet>,
-    learned: Mutex<Learned>,
     load: Mutex<Load>,
     /// Forks under way or waited for.
     waiting: AtomicUsize,
@@ -151,16 +148,6 @@ impl Zygote {
     /// Forks under way or waited for.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
-    }
-
-    /// Its leaves' imports are of interest where they are of packages with these top-level modules.
-    pub(super) fn listen(&mut self, packages: BTreeSet<String>) {
-        self.learned = Learned::of(packages).into();
-    }
-
-    /// What its leaves imported by themselves.
-    pub(super) fn learned(&self) -> MutexGuard<'_, Learned> {
-        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A network namespace for one leaf, if any is ready.
@@ -323,7 +310,6 @@ impl Zygote {
             channel,
             sandbox,
             working_set: Mutex::default(),
-            learned: Mutex::default(),
             load: Mutex::default(),
             waiting: AtomicUsize::new(0),
             namespace,

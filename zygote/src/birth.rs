@@ -6,6 +6,7 @@
 //!   prepare, clone3 as user first_id ──▶ wait at the gate
 //!   write uid_map, gid_map
 //!   open the gate ─────────────────────▶ become root inside; enter the walls
+//!                                        listen for the worker, if it asked for an outlet
 //!   read the report until it closes      │ Pid1::Program: confine, execve
 //!                                        └ Pid1::Stub: fork pid 2, which does; reap
 //! ```
@@ -14,7 +15,7 @@
 
 use std::ffi::CString;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,8 @@ pub struct Birth {
     pub quotas: Quotas,
     pub pid1: Pid1,
     pub role: Role,
+    /// Port of 127.0.0.1 to listen on for the worker, in a network namespace that is new.
+    pub outlet: Option<u16>,
     pub argv: Vec<String>,
     pub env: Vec<(String, String)>,
 }
@@ -84,6 +87,7 @@ pub fn spawn(birth: Birth, fds: Vec<OwnedFd>, proc: BorrowedFd<'_>) -> Result<Bo
         env: CStringArray::new(birth.env.iter().map(|(key, value)| format!("{key}={value}")))
             .map_err(|_| bad)?,
         role: birth.role,
+        outlet: birth.outlet,
         quotas: birth.quotas.prepare(),
     };
     let (gate_read, gate_write) = pipe().at(Step::Fork)?;
@@ -154,6 +158,7 @@ struct Program {
     argv: CStringArray,
     env: CStringArray,
     role: Role,
+    outlet: Option<u16>,
     quotas: quotas::Prepared,
 }
 
@@ -164,7 +169,9 @@ fn be_born(prepared: &Prepared, socket: &OwnedFd, log: &OwnedFd, pid1: Pid1, pro
         privilege::become_ids(0, 0).at(Step::Ids)?;
         program.quotas.set().at(Step::Quotas)?;
         nix::unistd::setsid().named("setsid").at(Step::Ids)?;
-        contain::enter(prepared)
+        contain::enter(prepared)?;
+        // Before foreign code runs: the worker's first message is then surely this one.
+        program.outlet.map_or(Ok(()), |port| hand_over_outlet(socket, port).at(Step::Outlet))
     };
     if let Err(failure) = walls() {
         return failure;
@@ -177,6 +184,12 @@ fn be_born(prepared: &Prepared, socket: &OwnedFd, log: &OwnedFd, pid1: Pid1, pro
         }
     }
     start(socket, log, program)
+}
+
+/// Sends the worker a listening socket of this network namespace, and keeps none.
+fn hand_over_outlet(socket: &OwnedFd, port: u16) -> sys::Result<()> {
+    let listener = sys::net::listen_on_loopback(port)?;
+    sys::socket::send(socket.as_fd(), b"o", &[listener.as_raw_fd()]).map(drop)
 }
 
 fn start(socket: &OwnedFd, log: &OwnedFd, program: &Program) -> Failure {

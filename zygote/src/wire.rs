@@ -72,6 +72,8 @@ pub enum Step {
     Message,
     /// Moving a zygote's memory into a memfd.
     Solidify,
+    /// The listening socket of a sandbox's outlet is made and handed to the worker.
+    Outlet,
 }
 
 /// A step that failed, as it crosses from the process where it did.
@@ -291,7 +293,7 @@ pub struct Response {
     pub exec_us: u32,
     /// The handler's module could not be loaded: the sandbox is of no further use.
     pub broken: bool,
-    /// Modules that were imported up to the first answer and are not the zygote's.
+    /// Modules that were imported before the first call and are not the zygote's; in the first answer.
     pub imported: Vec<String>,
 }
 

@@ -17,6 +17,7 @@ use super::{Ask, Tell};
 use crate::sandbox::SandboxError;
 use crate::sandbox::cgroup::{Group, Hierarchies};
 use crate::sandbox::error::During;
+use crate::sandbox::ids::Claims;
 use crate::sandbox::quotas;
 
 /// What a dead worker leaves: removed by the spawner, or by the next start.
@@ -75,7 +76,7 @@ impl Leftovers {
 ///
 /// # Errors
 /// As `clone3(2)`. The caller must be single-threaded.
-pub fn start(leftovers: Leftovers) -> Result<(OwnedFd, OwnedFd), SandboxError> {
+pub fn start(leftovers: Leftovers, claims: &Claims) -> Result<(OwnedFd, OwnedFd), SandboxError> {
     let (ours, theirs) = socket::seqpacket_pair().during("the spawner's socket")?;
     // A new pid namespace has a `pid_max` of its own.
     let processes = quotas::processes();
@@ -92,6 +93,7 @@ pub fn start(leftovers: Leftovers) -> Result<(OwnedFd, OwnedFd), SandboxError> {
                 Err(error) => eprintln!("hosier: no sandbox is made without limits: {error}"),
             }
             clear_up(&leftovers);
+            claims.retire();
             process::exit_now(0)
         }
     }

@@ -246,7 +246,7 @@ pub(super) async fn janitor(forest: Weak<Forest>) {
         tokio::time::sleep(COLD_AFTER / 4).await;
         let Some(forest) = forest.upgrade() else { return };
         forest.drop_cold_blanks().await;
-        forest.drop_cold_snapshots().await;
+        forest.drop_cold_nodes().await;
         forest.drop_unused_replicas().await;
         forest.renew_old().await;
     }

@@ -20,10 +20,11 @@
 //! | `grow` | a node's zygote, its ancestors grown first |
 //! | `entry` | a node that may exist, and its state |
 //! | `replicate` | more zygotes of a busy node |
-//! | `renew` | nodes that came of age, or learnt something, grown again |
+//! | `renew` | nodes that came of age, grown again |
 //! | `distrust` | leaves whose node's packages may have changed what they run |
 //! | `ahead` | blanks and control groups, made while nobody waits |
 //! | `snapshot` | nodes that are one function's own |
+//! | `modules` | nodes that import more of their packages, for who imports that too |
 //! | `watch` | gives blanks up when memory is short |
 //!
 //! What is not the node's fault (no place is free, say) passes it over for one start.
@@ -32,6 +33,7 @@ mod ahead;
 mod distrust;
 mod entry;
 mod grow;
+mod modules;
 mod plan;
 mod renew;
 mod replicate;
@@ -50,7 +52,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::age::Ageing;
 use super::node::{self, Zygote};
-use super::{Leaf, Pin, Pins, Snapshot, Template, ZygoteError};
+use super::select::Asking;
+use super::{Leaf, OwnModules, Pin, Pins, Snapshot, Template, ZygoteError};
 use crate::sandbox::{
     HANDLER, Limits, Network, Order, PACKAGES, Placed, Program, Purpose, SandboxError, Sandboxes, Spares,
     View,
@@ -59,6 +62,7 @@ use crate::stats::Stats;
 pub use ahead::OnPath;
 use ahead::{Busy, janitor};
 use entry::{Entry, Tree, draw, lost};
+pub use modules::Observed;
 use watch::{Watch, watchman};
 
 /// Attempts of one start, at most: each finds one dead node, and a path is no longer than this.
@@ -109,7 +113,7 @@ pub struct ForestParts {
     pub snapshot: bool,
     /// What all sandboxes together may use; `None`: what the machine has, but for a little.
     pub mem_pool_mib: Option<u32>,
-    /// Nodes import what their leaves were seen to import.
+    /// Nodes of modules are grown with what leaves were seen to import.
     pub learn: bool,
     /// Leaves may write anywhere.
     pub writable_root: bool,
@@ -118,6 +122,8 @@ pub struct ForestParts {
 /// What a function needs of a start.
 pub struct Need<'a> {
     pub pins: &'a Pins,
+    /// Modules that it imports by itself.
+    pub modules: &'a OwnModules,
     pub network: Network,
     pub limits: &'a Limits,
     pub code: &'a Path,
@@ -182,13 +188,15 @@ impl Forest {
         let on_path = self.on_path();
         let begun = Instant::now();
         let tree = self.tree(need.network).await?;
+        let modules = need.modules.all();
+        let asking = Asking { pins: need.pins, modules: &modules, owner: None };
         let mut permit = Some(need.permit);
         let mut last = None;
         // A node may die between its choice and its fork; each attempt has a new one.
         for _ in 0..ATTEMPTS {
             let (entry, zygote) = match self.own_node(&tree, need.pins, need.snapshot) {
                 Some(own) => own,
-                None => self.usable(&tree, need.pins).await?,
+                None => self.usable(&tree, &asking).await?,
             };
             let node = begun.elapsed();
             entry.blanks().started(Instant::now(), need.limits);
@@ -243,6 +251,7 @@ impl Forest {
             let (env, path) = if own { (&[][..], &Pins::new()) } else { (need.env, need.pins) };
             let handler = handler(env, path, need.function, need.file);
             leaf.specialize(confinement, handler, mounts)?;
+            entry.charge(need.function);
             self.replenish(&tree, &entry);
             self.renew(&tree, &entry);
             self.replicate(&tree, &entry);
@@ -400,13 +409,6 @@ impl Forest {
     pub fn observer(&self, leaf: &Leaf) -> Option<Box<dyn FnOnce() + Send>> {
         let wanted = self.parts.prefault && self.parts.blanks > 0;
         if wanted { leaf.observer() } else { None }
-    }
-
-    /// A leaf's first answer said what it had to import: its node may do so for the next.
-    pub fn learn(&self, leaf: &Leaf, imported: &[String]) {
-        if self.parts.learn {
-            leaf.teach(imported);
-        }
     }
 
     /// Lets every zygote go.

@@ -27,11 +27,12 @@ use crate::sandbox::{Order, Purpose};
 use crate::zygote::blanks::COLD_AFTER;
 use crate::zygote::evict::{Kept, cold};
 use crate::zygote::node::Zygote;
+use crate::zygote::select::Asking;
 use crate::zygote::snapshot::{Owner, Snapshot};
-use crate::zygote::{Pins, ZygoteError};
+use crate::zygote::{Modules, Pins, ZygoteError};
 
 /// Longest wait for a moment without a start on the path: a busy worker has none.
-const QUIET_BOUND: Duration = Duration::from_secs(1);
+pub(super) const QUIET_BOUND: Duration = Duration::from_secs(1);
 /// A snapshot node that was not used for so long is let go.
 const KEPT_FOR: Duration = Duration::from_secs(600);
 
@@ -80,7 +81,8 @@ impl Forest {
         snapshot: Option<&Arc<Snapshot>>,
     ) -> Option<(Arc<Entry>, Arc<Zygote>)> {
         let owner = &snapshot.filter(|_| self.parts.snapshot)?.owner;
-        let entry = choose(&tree.entries(), pins, Grown::Only, Some(owner));
+        let asking = Asking { pins, modules: &Modules::new(), owner: Some(owner) };
+        let entry = choose(&tree.entries(), &asking, Grown::Only);
         entry.owner()?;
         let zygote = entry.freest()?;
         entry.touch();
@@ -99,6 +101,8 @@ impl Forest {
         let Some(snapshot) = snapshot.filter(|_| self.parts.snapshot && parent.private.is_none()) else {
             return;
         };
+        // No other function's modules come into it.
+        let parent = &parent.of_packages();
         let Some(entry) = self.claim_snapshot(tree, parent, pins, snapshot) else { return };
         let (forest, tree, own) = (Arc::clone(self), Arc::clone(tree), Arc::clone(snapshot));
         let asked = Instant::now();
@@ -146,7 +150,8 @@ impl Forest {
             return None;
         }
         let private = Private { snapshot: Arc::clone(snapshot), coming: AtomicBool::new(true) };
-        let entry = self.entry_of(Some(Arc::clone(parent)), Pins::new(), pins.clone(), Some(private));
+        let entry =
+            self.entry_of(Some(Arc::clone(parent)), Pins::new(), pins.clone(), Modules::new(), Some(private));
         entries.push(Arc::clone(&entry));
         Some(entry)
     }
@@ -178,28 +183,56 @@ impl Forest {
     }
 
     /// Lets a function's snapshot nodes and code go, but for the version that is still served.
-    pub async fn forget(&self, function: &str, kept: Option<&str>) {
+    pub async fn forget(&self, function: &str, kept: Option<(&str, &Pins)>) {
+        let (kept, pins) = kept.unzip();
         self.code.forget(function, kept);
         let goes = |entry: &Entry| {
             entry.owner().is_some_and(|owner| owner.function == function && Some(&*owner.version) != kept)
         };
-        self.remove_snapshots(goes).await;
+        self.remove_nodes(goes).await;
+        self.discharge(function, pins).await;
     }
 
-    /// Lets the snapshot nodes go that were not used for long.
-    pub(super) async fn drop_cold_snapshots(&self) {
+    /// Lets the nodes go that a function was the last to use and that none of its pins asks
+    /// for any more, children before their parents. Leaves live on.
+    async fn discharge(&self, function: &str, pins: Option<&Pins>) {
+        let used = |entry: &Entry| pins.is_some_and(|pins| entry.closure.is_subset(pins));
+        for tree in self.trees.lock().await.values() {
+            let mut entries = tree.entries();
+            let mut unused: Vec<u64> = entries
+                .iter()
+                .filter(|entry| {
+                    !used(entry) && entry.parent.is_some() && entry.state().users.forget(function)
+                })
+                .map(|entry| entry.id)
+                .collect();
+            let is_parent = |entries: &[Arc<Entry>], id: u64| {
+                entries.iter().any(|entry| entry.parent.as_ref().is_some_and(|parent| parent.id == id))
+            };
+            while let Some(at) = unused.iter().position(|id| !is_parent(&entries, *id)) {
+                let id = unused.swap_remove(at);
+                for entry in entries.extract_if(.., |entry| entry.id == id) {
+                    tracing::info!(node = id, function, "a node goes with its last function");
+                    entry.let_go();
+                }
+            }
+        }
+    }
+
+    /// Lets the nodes of one function, and those of modules, go that were not used for long.
+    pub(super) async fn drop_cold_nodes(&self) {
         let goes = |entry: &Entry| {
-            let kept = Kept { id: entry.id, used: entry.state().used, held: entry.owner().is_none() };
+            let kept = Kept { id: entry.id, used: entry.state().used, held: entry.is_of_packages() };
             cold(&kept, Instant::now(), KEPT_FOR)
         };
-        self.remove_snapshots(goes).await;
+        self.remove_nodes(goes).await;
     }
 
-    async fn remove_snapshots(&self, goes: impl Fn(&Entry) -> bool) {
+    async fn remove_nodes(&self, goes: impl Fn(&Entry) -> bool) {
         for tree in self.trees.lock().await.values() {
             let gone: Vec<_> = tree.entries().extract_if(.., |entry| goes(entry)).collect();
             for entry in gone {
-                tracing::info!(node = entry.id, "a snapshot node is let go");
+                tracing::info!(node = entry.id, "a node is let go");
                 entry.let_go();
             }
         }
