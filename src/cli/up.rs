@@ -31,6 +31,8 @@ use crate::zygote::{Ageing, Forest, ForestParts, Template};
 const READY_BOUND: Duration = Duration::from_secs(60);
 /// How long a stop waits for the spawner to clear up.
 pub const CLEAR_BOUND: Duration = Duration::from_secs(20);
+/// Bytes of a block from which on its memory goes back to the kernel when it is freed: bodies.
+const GIVE_BACK_BYTES: i32 = 128 * 1024;
 
 /// Runs a worker, here or detached.
 ///
@@ -57,6 +59,7 @@ pub fn run(args: &UpArgs) -> Result<(), CliError> {
     clear_dead_deploys(&place, &Hierarchies::detect().map_err(SandboxError::from)?)?;
     let foundation = Foundation::lay(&site)?;
     let leftovers = foundation.leftovers();
+    hosier_zygote::sys::memory::give_back_blocks_from(GIVE_BACK_BYTES);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.worker_threads)
         .enable_all()
@@ -217,7 +220,9 @@ fn http(settings: &Settings) -> trigger::HttpSettings {
         body_timeout: settings.http.body_timeout,
         total_timeout: settings.http.total_timeout,
         body_limit_bytes: settings.http.body_limit_bytes.min(hosier_zygote::wire::MAX_BODY),
+        body_budget_bytes: settings.http.body_budget_bytes,
         max_connections: settings.http.max_connections,
+        max_pending: settings.http.max_pending,
         stop_timeout: settings.stop_timeout,
     }
 }

@@ -299,7 +299,21 @@ pub(super) const KEYS: &[Key] = &[
         Allowed::Number(1, 1 << 30),
         "Largest body, of a call or of a stored archive.",
     ),
-    key("http.max_connections", Allowed::Number(1, 65_536), "Connections at one time."),
+    key(
+        "http.max_connections",
+        Allowed::Number(1, 65_536),
+        "Requests served at one time, each whole and on a connection of its own; more are answered 503.",
+    ),
+    key(
+        "http.max_pending",
+        Allowed::Number(1, 65_536),
+        "Connections that wait for their clients (to send a request, to take an answer, idle ones). At the cap the\nlongest-pending one of the client with the most is closed.",
+    ),
+    key(
+        "http.body_budget_mb",
+        Allowed::Number(1, MIB_MAX),
+        "Memory that the bodies of all requests may have together, in MiB; what finds none in a second is\nanswered 503. Bodies of up to 64 KiB need none.",
+    ),
     key(
         "installer.uv",
         PATH,

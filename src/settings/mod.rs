@@ -140,6 +140,8 @@ pub struct HttpSettings {
     pub total_timeout: Option<Duration>,
     pub body_limit_bytes: usize,
     pub max_connections: usize,
+    pub max_pending: usize,
+    pub body_budget_bytes: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -239,6 +241,8 @@ impl Settings {
                 total_timeout: Some(ms(raw.http.total_timeout_ms)).filter(|time| !time.is_zero()),
                 body_limit_bytes: raw.http.body_limit_bytes as usize,
                 max_connections: raw.http.max_connections as usize,
+                max_pending: raw.http.max_pending as usize,
+                body_budget_bytes: (raw.http.body_budget_mb as usize) << 20,
             },
             installer: InstallerSettings {
                 uv: Some(raw.installer.uv).filter(|path| !path.is_empty()).map(|path| dir.join(path)),

@@ -107,6 +107,8 @@ section!(RawHttp {
     total_timeout_ms: u64 = 0,
     body_limit_bytes: u64 = 6 << 20,
     max_connections: u32 = 1024,
+    max_pending: u32 = 1024,
+    body_budget_mb: u32 = 256,
 });
 
 section!(RawInstaller { uv: String = String::new(), parallel: u32 = 2 });

@@ -39,6 +39,10 @@ pub(super) enum Refusal {
     BodyTooSlow { timeout: Duration },
     #[error("the body ended early or is malformed")]
     BodyBroken,
+    #[error("the memory for bodies is in use (http.body_budget_mb); nothing ran, try again later")]
+    BodiesFull,
+    #[error("as many requests are served as may be (http.max_connections); nothing ran, try again later")]
+    Busy,
     #[error("the call took longer than the {timeout:?} a request may take in all")]
     TookTooLong { timeout: Duration },
     #[error("{function} answered what HTTP cannot carry: {what}")]
@@ -62,6 +66,7 @@ impl Refusal {
             Refusal::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Refusal::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
+            Refusal::BodiesFull | Refusal::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::TookTooLong { .. } => StatusCode::GATEWAY_TIMEOUT,
             Refusal::BadAnswer { .. } => StatusCode::BAD_GATEWAY,
             Refusal::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
@@ -83,6 +88,8 @@ impl Refusal {
             Refusal::BodyTooLarge { .. } => "body-too-large",
             Refusal::BodyTooSlow { .. } => "body-timeout",
             Refusal::BodyBroken => "body-broken",
+            Refusal::BodiesFull => "bodies-full",
+            Refusal::Busy => "busy",
             Refusal::TookTooLong { .. } => "total-timeout",
             Refusal::BadAnswer { .. } => "protocol",
             Refusal::Panicked => "panic",
