@@ -150,17 +150,21 @@ fn bodies_share_a_budget_and_their_memory_goes_back() {
             });
         }
     });
-    let during = resident(pid);
-    assert!(during < before + 48 * MIB, "{} MiB more", (during - before) / MIB);
     prompt(&worker);
+    // Of some the parts are kept, within the budget; the others are told.
     let mut said = Vec::new();
-    for stream in &mut slow {
-        stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-        let mut answer = [0; 2048];
-        let count = stream.read(&mut answer).unwrap_or(0);
-        said.extend((count > 0).then(|| String::from_utf8_lossy(&answer[..count]).into_owned()));
-    }
-    assert!(!said.is_empty(), "nobody was told");
+    let mut during = 0;
+    wait_until("the others are told", Duration::from_secs(10), || {
+        during = during.max(resident(pid));
+        for stream in &mut slow {
+            stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+            let mut answer = [0; 2048];
+            let count = stream.read(&mut answer).unwrap_or(0);
+            said.extend((count > 0).then(|| String::from_utf8_lossy(&answer[..count]).into_owned()));
+        }
+        said.len() >= 20
+    });
+    assert!(during < before + 48 * MIB, "{} MiB more", (during - before) / MIB);
     for answer in &said {
         assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: "), "{answer}");
         assert!(answer.contains("bodies-full"), "{answer}");

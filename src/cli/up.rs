@@ -19,7 +19,7 @@ use crate::lambda::function::Floor;
 use crate::lambda::packages::{Installer, Packages, python_version};
 use crate::lambda::registry::Registry;
 use crate::lambda::tree::Bounds;
-use crate::lambda::{Compiler, IdleInstances, Shared, Versions, Worker};
+use crate::lambda::{Compiler, IdleInstances, Places, Shared, Versions, Worker};
 use crate::sandbox::cgroup::Hierarchies;
 use crate::sandbox::{Limits, SandboxError, Sandboxes};
 use crate::settings::{Rootfs, Settings, Tree};
@@ -182,6 +182,7 @@ fn worker(
         forest: Arc::clone(forest),
         sandboxes: Arc::clone(sandboxes),
         idle: Arc::new(IdleInstances::default()),
+        places: Arc::new(Places::new(settings.sandbox.queue_max_wait)),
         limits: settings.limits,
         network: settings.sandbox.network,
         pause_after: settings.sandbox.pause_after,
@@ -195,6 +196,7 @@ fn worker(
         shared,
         registry_cache: settings.registry_cache,
         queue_len: settings.sandbox.queue_len,
+        queue_max_wait: settings.sandbox.queue_max_wait,
     };
     let limit = settings.log_limit_kib.unwrap_or(0) * 1024;
     Ok(Worker::new(floor, Arc::clone(stats), place.logs(), limit))

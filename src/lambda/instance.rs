@@ -21,15 +21,21 @@ use tokio::task::JoinHandle;
 use tracing::Instrument;
 
 use super::code::Declared;
-use super::idle::{Idle, IdleInstances};
+use super::idle::IdleInstances;
+use super::line::Turn;
 use super::log::FunctionLog;
+use super::places::Places;
 use super::steps;
 use super::{Answer, Invocation, InvokeError, Start, Timings, Version};
 use crate::sandbox::{Limits, Network, SandboxError, Sandboxes};
 use crate::zygote::{Forest, Leaf, Need, Owner, POOLS, Reply, Snapshot, Spent, ZygoteError};
 
-/// Longest wait for a place among `max_sandboxes`.
-const PLACE_BOUND: Duration = Duration::from_secs(5);
+/// Longest wait for the place of a blank that was given up.
+const BLANK_BOUND: Duration = Duration::from_millis(500);
+
+/// How long an instance may serve what waits for it, once it has a sandbox, before others that
+/// need its place get it: a sandbox for each call would cost more than the calls.
+const KEEP: Duration = Duration::from_millis(250);
 
 /// Sandboxes that one request may lose before anything of its function ran.
 const LOST_LEAVES: u32 = 3;
@@ -40,6 +46,7 @@ pub struct Shared {
     pub forest: Arc<Forest>,
     pub sandboxes: Arc<Sandboxes>,
     pub idle: Arc<IdleInstances>,
+    pub places: Arc<Places>,
     pub limits: Limits,
     pub network: Network,
     pub pause_after: Duration,
@@ -47,9 +54,8 @@ pub struct Shared {
 }
 
 /// One request on its way.
-pub struct Job {
-    pub invocation: Invocation,
-    pub queued: Instant,
+pub(super) struct Job {
+    pub turn: Arc<Turn>,
     pub reply: oneshot::Sender<Result<Answer, InvokeError>>,
 }
 
@@ -82,7 +88,7 @@ impl Instance {
 
 enum State {
     Empty,
-    Idle { leaf: Box<Leaf>, entry: Idle, since: Instant },
+    Idle { leaf: Box<Leaf>, since: Instant },
 }
 
 struct Task {
@@ -95,6 +101,8 @@ struct Task {
     snapshot: Option<Arc<Snapshot>>,
     id: u64,
     state: State,
+    /// When it got its sandbox.
+    acquired: Instant,
 }
 
 impl Task {
@@ -105,14 +113,31 @@ impl Task {
         let env = environment(&version, &limits);
         let snapshot = snapshot(&version, &log, limits, &env).map(Arc::new);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { shared, version, log, limits, env, snapshot, id, state: State::Empty }
+        Self {
+            shared,
+            version,
+            log,
+            limits,
+            env,
+            snapshot,
+            id,
+            state: State::Empty,
+            acquired: Instant::now(),
+        }
     }
 
     async fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
         loop {
             let event = match &self.state {
                 State::Empty => inbox.recv().await.map_or(Event::End, Event::Job),
-                State::Idle { leaf, entry, since } => {
+                State::Idle { leaf, since } => {
+                    if self.acquired.elapsed() < KEEP
+                        && let Ok(job) = inbox.try_recv()
+                    {
+                        self.serve(job).await;
+                        continue;
+                    }
+                    let entry = self.shared.idle.enter(self.id);
                     let wait = if leaf.sandbox().is_paused() {
                         self.shared.idle_ttl
                     } else {
@@ -153,17 +178,17 @@ impl Task {
     }
 
     async fn serve(&mut self, job: Job) {
-        if job.reply.is_closed() {
-            return; // The caller went away while it was queued.
-        }
-        let queue = job.queued.elapsed();
+        // None: its client went away while it was queued, or it was refused.
+        let Some(invocation) = job.turn.begin() else { return };
+        let queue = job.turn.entered().elapsed();
         let mut timings = Timings::default();
         timings.0.push(("queue", queue));
         let (mut left, span) = (Left::default(), steps::span(&self.version.name));
-        let answer = self.answer(&job.invocation, timings, &mut left).instrument(span.clone()).await;
+        let answer = self.answer(&invocation, &job.turn, timings, &mut left).instrument(span.clone()).await;
         if let Ok(answer) = &answer {
             steps::tell(&span, &answer.timings);
         }
+        job.turn.end();
         let _ = job.reply.send(answer);
         // Whoever waits for the answer goes first: to end a sandbox, and to make the next
         // one's, takes system calls.
@@ -177,6 +202,7 @@ impl Task {
     async fn answer(
         &mut self,
         invocation: &Invocation,
+        turn: &Turn,
         mut timings: Timings,
         left: &mut Left,
     ) -> Result<Answer, InvokeError> {
@@ -189,7 +215,7 @@ impl Task {
         let bound = Duration::from_secs(self.limits.runtime_sec.into());
         let mut lost = 0;
         let (leaf, start, spent, reply) = loop {
-            let (mut leaf, start, spent) = self.leaf().await?;
+            let (mut leaf, start, spent) = self.leaf(turn).await?;
             match tokio::time::timeout(bound, leaf.call(&request, &invocation.body)).await {
                 Ok(Ok(reply)) => break (leaf, start, spent, reply),
                 // It died before anything of the function ran: another one serves.
@@ -215,8 +241,7 @@ impl Task {
         let exec = Duration::from_micros(reply.response.exec_us.into());
         timings.0.push(("exec", exec));
         if self.version.declared.config.reuse_sandbox && !reply.response.broken {
-            let entry = self.shared.idle.enter(self.id);
-            self.state = State::Idle { leaf, entry, since: Instant::now() };
+            self.state = State::Idle { leaf, since: Instant::now() };
         } else {
             left.leaf = Some(leaf);
         }
@@ -231,7 +256,7 @@ impl Task {
     }
 
     /// A sandbox for one request: the one at hand, or a new one.
-    async fn leaf(&mut self) -> Result<(Box<Leaf>, Start, Option<Spent>), InvokeError> {
+    async fn leaf(&mut self, turn: &Turn) -> Result<(Box<Leaf>, Start, Option<Spent>), InvokeError> {
         if let State::Idle { mut leaf, .. } = std::mem::replace(&mut self.state, State::Empty) {
             // A request may come before the news of what its sandbox did since the
             // last answer: died, or wrote what would be taken for this one's.
@@ -246,7 +271,8 @@ impl Task {
                 }
             }
         }
-        let permit = self.place().await?;
+        let permit = self.place(turn).await?;
+        self.acquired = Instant::now();
         let need = Need {
             pins: &self.version.declared.pins,
             network: self.shared.network,
@@ -277,20 +303,26 @@ impl Task {
     }
 
     /// A place among `max_sandboxes`: a free one, or an idle instance's.
-    async fn place(&self) -> Result<tokio::sync::OwnedSemaphorePermit, InvokeError> {
+    async fn place(&self, turn: &Turn) -> Result<tokio::sync::OwnedSemaphorePermit, InvokeError> {
         if let Some(permit) = self.shared.sandboxes.place() {
             return Ok(permit);
         }
         // Whoever waits for a function first, then whoever waits for a request.
         if self.shared.forest.give_up_blank().await
-            && let Ok(permit) = self.shared.sandboxes.wait_for_place(PLACE_BOUND / 10).await
+            && let Ok(permit) = self.shared.sandboxes.wait_for_place(BLANK_BOUND).await
         {
             return Ok(permit);
         }
-        let _wanted = self.shared.idle.want_one();
         let limit = self.shared.sandboxes.tuning.max_sandboxes;
-        let waited = self.shared.sandboxes.wait_for_place(PLACE_BOUND).await;
-        waited.map_err(|_| InvokeError::NoSandbox { limit })
+        let left = turn.left();
+        let Some(in_turn) = self.shared.places.enter(left) else {
+            return Err(InvokeError::NoSandbox { limit });
+        };
+        let _wanted = self.shared.idle.want_one();
+        let waited = self.shared.sandboxes.wait_for_place(left).await;
+        let permit = waited.map_err(|_| InvokeError::NoSandbox { limit })?;
+        in_turn.given();
+        Ok(permit)
     }
 
     /// What a lost sandbox died of.

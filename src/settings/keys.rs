@@ -222,6 +222,11 @@ pub(super) const KEYS: &[Key] = &[
         Allowed::Number(1, 100_000),
         "Requests that may wait for one function; more are answered 429.",
     ),
+    key(
+        "sandbox.queue_max_wait_ms",
+        MS,
+        "Longest wait of a request before it begins, for its function or for a sandbox. One that could not begin\nby then is answered 429 at once, one that did not, then; nothing of either ran.",
+    ),
     key("sandbox.tmp_mb", Allowed::Number(1, MIB_MAX), "Size of each of /tmp, /host and /dev/shm, in MiB."),
     key("sandbox.tmp_inodes", Allowed::Number(16, 1 << 24), "Files in each of them."),
     key("sandbox.cgroup_pool", Allowed::Number(0, 1024), "Cgroups kept ready."),
@@ -312,7 +317,7 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "http.body_budget_mb",
         Allowed::Number(1, MIB_MAX),
-        "Memory that the bodies of all requests may have together, in MiB; what finds none in a second is\nanswered 503. Bodies of up to 64 KiB need none.",
+        "Memory that the bodies of all requests may have together, in MiB; what finds none in two seconds is\nanswered 503. Bodies of up to 64 KiB need none.",
     ),
     key(
         "installer.uv",

@@ -67,6 +67,7 @@ section!(RawSandbox {
     idle_ttl_s: u64 = 300,
     pause_after_ms: u64 = 100,
     queue_len: u32 = 100,
+    queue_max_wait_ms: u64 = 5_000,
     tmp_mb: u32 = 64,
     tmp_inodes: u32 = 16384,
     cgroup_pool: u32 = 8,

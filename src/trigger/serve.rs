@@ -212,7 +212,13 @@ async fn drive<S, E>(
         biased;
         end = connection.as_mut() => ended = Some(end),
         () = must_go.as_mut() => return,
-        () = reached(&mut phase, Phase::Draining) => connection.as_mut().graceful_shutdown(),
+        () = reached(&mut phase, Phase::Draining) => {
+            // A head that is not complete is no request in flight.
+            if progress.is_idle() {
+                return;
+            }
+            connection.as_mut().graceful_shutdown();
+        }
     }
     if ended.is_none() {
         tokio::select! {

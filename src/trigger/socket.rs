@@ -89,7 +89,8 @@ impl Progress {
         self.0.call.compare_exchange(ANSWERED, IDLE, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    fn is_idle(&self) -> bool {
+    /// Whether no request is in hand: none whose head is complete and whose answer is not flushed.
+    pub(super) fn is_idle(&self) -> bool {
         self.0.call.load(Ordering::Relaxed) == IDLE
     }
 

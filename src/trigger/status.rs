@@ -136,7 +136,9 @@ fn invoke_status(error: &InvokeError) -> StatusCode {
     match error {
         InvokeError::UnknownFunction(_) => StatusCode::NOT_FOUND,
         InvokeError::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-        InvokeError::QueueFull { .. } | InvokeError::NoSandbox { .. } => StatusCode::TOO_MANY_REQUESTS,
+        InvokeError::QueueFull { .. } | InvokeError::QueueSlow { .. } | InvokeError::NoSandbox { .. } => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
         InvokeError::OutOfMemory { .. } | InvokeError::Died { .. } | InvokeError::Protocol { .. } => {
             StatusCode::BAD_GATEWAY
         }
@@ -151,6 +153,7 @@ fn invoke_reason(error: &InvokeError) -> &'static str {
         InvokeError::UnknownFunction(_) => "unknown-function",
         InvokeError::MethodNotAllowed { .. } => "method-not-allowed",
         InvokeError::QueueFull { .. } => "queue-full",
+        InvokeError::QueueSlow { .. } => "queue-slow",
         InvokeError::NoSandbox { .. } => "no-sandbox",
         InvokeError::NotReady { .. } => "not-ready",
         InvokeError::OutOfMemory { .. } => "out-of-memory",
