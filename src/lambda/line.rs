@@ -133,9 +133,13 @@ impl Turn {
     /// Begins: hands the request over. `None` where it was given up.
     pub(super) fn begin(&self) -> Option<Invocation> {
         let mut stage = self.stage();
+        if !matches!(*stage, Stage::Waiting(_)) {
+            return None;
+        }
         let now = Instant::now();
-        let Stage::Waiting(invocation) = std::mem::replace(&mut *stage, Stage::Over) else { return None };
-        *stage = Stage::Running(now);
+        let Stage::Waiting(invocation) = std::mem::replace(&mut *stage, Stage::Running(now)) else {
+            return None;
+        };
         let mut inner = self.line.inner();
         inner.waiting -= 1;
         inner.running = Some(now);

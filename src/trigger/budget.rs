@@ -9,12 +9,14 @@
 //! announces 6 MiB and sends a byte has taken a byte. A small body pays nothing, so that
 //! small calls go on when large bodies have taken all. Where bodies wait for each other,
 //! each with a part of what it needs, those of one turn are refused first, and the rest go on
-//! with what these gave back.
+//! with what these gave back. When no large body is left, the allocator gives back to the
+//! kernel what their pieces were in: it would keep that for good.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use hosier_zygote::sys::memory;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -26,33 +28,61 @@ const FREE_BYTES: usize = 64 * 1024;
 const WAIT: Duration = Duration::from_millis(250);
 /// Turns: the longest wait is that of the last.
 const TURNS: u32 = 8;
+/// Time from the end of the last large body to giving memory back: more may come, and
+/// connections still end.
+const GIVE_BACK_AFTER: Duration = Duration::from_secs(1);
 
 /// The budget.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Budget {
     granules: Arc<Semaphore>,
+    all: usize,
+    told: Arc<Told>,
+}
+
+#[derive(Debug, Default)]
+struct Told {
     shares: AtomicU32,
+    /// Whether memory is about to be given back.
+    gives_back: AtomicBool,
 }
 
 /// The part of the budget that one body has, given back when dropped.
 #[derive(Debug, Default)]
 pub(super) struct Share {
     granules: Option<OwnedSemaphorePermit>,
-    /// Longest wait for the next granule, once it took one.
-    wait: Option<Duration>,
+    /// Once it took one: its budget, and its longest wait for the next granule.
+    of: Option<(Budget, Duration)>,
 }
 
 impl Budget {
     /// As many bytes, and at least one body of `largest_body` bytes.
     pub(super) fn new(bytes: usize, largest_body: usize) -> Self {
         let granules = bytes.max(largest_body).div_ceil(GRANULE_BYTES);
-        let granules = Arc::new(Semaphore::new(granules.clamp(1, Semaphore::MAX_PERMITS)));
-        Self { granules, shares: AtomicU32::new(0) }
+        let all = granules.clamp(1, Semaphore::MAX_PERMITS);
+        Self { granules: Arc::new(Semaphore::new(all)), all, told: Arc::default() }
     }
 
     /// The wait of the next share.
     fn wait(&self) -> Duration {
-        WAIT * (1 + self.shares.fetch_add(1, Ordering::Relaxed) % TURNS)
+        WAIT * (1 + self.told.shares.fetch_add(1, Ordering::Relaxed) % TURNS)
+    }
+
+    /// Has free memory given back soon, if no body has a part of the budget then.
+    fn give_back(self) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if self.granules.available_permits() < self.all || self.told.gives_back.swap(true, Ordering::Relaxed)
+        {
+            return;
+        }
+        runtime.spawn(async move {
+            tokio::time::sleep(GIVE_BACK_AFTER).await;
+            self.told.gives_back.store(false, Ordering::Relaxed);
+            // Otherwise the last of those that came since sees to it.
+            if self.granules.available_permits() == self.all {
+                let _ = tokio::task::spawn_blocking(memory::give_back_free).await;
+            }
+        });
     }
 }
 
@@ -65,7 +95,7 @@ impl Share {
         if more == 0 {
             return true;
         }
-        let wait = *self.wait.get_or_insert_with(|| budget.wait());
+        let wait = self.of.get_or_insert_with(|| (budget.clone(), budget.wait())).1;
         let granules = Arc::clone(&budget.granules).acquire_many_owned(more);
         let Ok(Ok(granules)) = timeout(wait, granules).await else {
             return false;
@@ -75,6 +105,15 @@ impl Share {
             none => *none = Some(granules),
         }
         true
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        drop(self.granules.take());
+        if let Some((budget, _)) = self.of.take() {
+            budget.give_back();
+        }
     }
 }
 

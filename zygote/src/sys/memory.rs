@@ -40,3 +40,13 @@ pub fn give_back_blocks_from(bytes: i32) -> bool {
         false
     }
 }
+
+/// Gives the pages of free memory that the allocator keeps back to the kernel. Takes milliseconds.
+pub fn give_back_free() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: `malloc_trim` takes a number; it locks the allocator itself, gives back only pages
+    // that no block is on, and may be called at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
