@@ -57,6 +57,8 @@ def main():
         handler, broken = snapshot.restore()
     end_if_child(broken is None)
     imported = time.perf_counter_ns()
+    # Before the first call: what a handler imports only when it is called is not for its node to import.
+    new = imported_since(inherited) if broken is None else []
     # Waiting for the worker's word is no work: the clock of `specialize` is the worker's.
     import_us = (imported - specialized) // 1000
     number, head, body = native.next_request()
@@ -66,10 +68,10 @@ def main():
         times = (import_us, (time.perf_counter_ns() - begun) // 1000)
         flush()
         end_if_child(status == 200)
-        new = imported_since(inherited) if inherited else []
-        import_us, inherited = 0, None
+        import_us = 0
         # It comes back with the next request.
         number, head, body = native.answer(number, status, headers, content, times, broken is not None, new)
+        new = []
 
 
 def rehearse():
@@ -169,7 +171,7 @@ def format_exc():
 
 
 def imported_since(count):
-    """The modules of packages that this leaf had to import itself: its node may do it
+    """The modules of packages that this leaf had to import itself: a node may do it
     for the next."""
     if len(sys.modules) <= count + 1:  # the handler's own
         return []

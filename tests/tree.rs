@@ -6,8 +6,10 @@
 //! tree/shape      a tree file: nodes, siblings, versions, depth
 //! tree/grown      no tree file: it grows itself, within bounds
 //! tree/ages       nodes that came of age
+//! tree/charged    whose a node's memory is
 //! tree/deaths     nodes that are killed
 //! tree/hostile    packages that misbehave at import
+//! tree/kept       leaves that keep what they must give up
 //! tree/replicas   a busy node, a slow growth
 //! tree/learned    what leaves import, nodes import
 //! tree/leaves     what a forked leaf is: randomness, hooks, path, pandas
@@ -17,12 +19,16 @@ mod support;
 
 #[path = "tree/ages.rs"]
 mod ages;
+#[path = "tree/charged.rs"]
+mod charged;
 #[path = "tree/deaths.rs"]
 mod deaths;
 #[path = "tree/grown.rs"]
 mod grown;
 #[path = "tree/hostile.rs"]
 mod hostile;
+#[path = "tree/kept.rs"]
+mod kept;
 #[path = "tree/learned.rs"]
 mod learned;
 #[path = "tree/leaves.rs"]

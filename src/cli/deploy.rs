@@ -16,7 +16,7 @@ use crate::lambda::packages::{Progress, python_version};
 use crate::lambda::registry::Registry;
 use crate::lambda::requirements::{Pin, Pins};
 use crate::lambda::tree::Bounds;
-use crate::lambda::{FunctionName, archive, code};
+use crate::lambda::{FunctionName, Terms, archive, code};
 use crate::settings::Settings;
 use crate::stats::Stats;
 
@@ -27,14 +27,14 @@ pub fn run(path: &Path, args: &PlaceArgs, name: Option<&str>, json: bool) -> Res
     let place = Place::of(&settings);
     place.check()?;
     let name = FunctionName::new(&name.map_or_else(|| name_of(path), str::to_owned))?;
-    let python = python_version(&settings.sandbox.python)?;
+    let terms = Terms::new(&settings, python_version(&settings.sandbox.python)?);
     let registry = Registry::open(&settings.registry, Bounds::default())?;
-    let declared = inspect(path, &name, python)?;
+    let declared = inspect(path, &name, &terms)?;
     install(&settings, &place, &declared.pins)?;
     if path.is_dir() {
-        code::store_dir(&registry, &name, path, python)?;
+        code::store_dir(&registry, &name, path, &terms)?;
     } else {
-        code::store(&registry, &name, open(path)?, python)?;
+        code::store(&registry, &name, open(path)?, &terms)?;
     }
     eprintln!("hosier: {name} is deployed ({} packages)", declared.pins.len());
     if json {
@@ -44,18 +44,14 @@ pub fn run(path: &Path, args: &PlaceArgs, name: Option<&str>, json: bool) -> Res
     Ok(())
 }
 
-fn inspect(
-    path: &Path,
-    name: &FunctionName,
-    python: crate::lambda::requirements::PythonVersion,
-) -> Result<code::Declared, CliError> {
+fn inspect(path: &Path, name: &FunctionName, terms: &Terms) -> Result<code::Declared, CliError> {
     if path.is_dir() {
-        return Ok(code::inspect(path, python)?);
+        return Ok(code::inspect(path, terms)?);
     }
     let unpacked = tempdir()?;
     let result = archive::unpack(open(path)?, &unpacked.0, name.as_str(), Bounds::default())
         .map_err(|source| CliError::Archive { path: path.to_owned(), source })
-        .and_then(|()| Ok(code::inspect(&unpacked.0, python)?));
+        .and_then(|()| Ok(code::inspect(&unpacked.0, terms)?));
     drop(unpacked);
     result
 }

@@ -11,7 +11,7 @@ use crate::lambda::registry::RegistryError;
 use crate::lambda::{BadName, CodeError};
 use crate::sandbox::SandboxError;
 use crate::settings::SettingsError;
-use crate::trigger::TriggerError;
+use crate::trigger::{TokenError, TriggerError};
 use crate::zygote::{TemplateError, ZygoteError};
 
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +54,13 @@ pub enum CliError {
     Sandbox(#[from] SandboxError),
     #[error(transparent)]
     Trigger(#[from] TriggerError),
+    #[error(
+        "the limit of open files is {limit}, and a worker with these settings needs {least} at least and {all} for all that they \
+         allow: raise it (`ulimit -n {all}`; LimitNOFILE={all} in a systemd unit)"
+    )]
+    Descriptors { limit: u64, least: u64, all: u64 },
+    #[error(transparent)]
+    Token(#[from] TokenError),
     #[error(transparent)]
     Zygote(#[from] ZygoteError),
     #[error("{place}: {source}")]

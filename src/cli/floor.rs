@@ -14,18 +14,22 @@ use std::sync::Arc;
 use super::CliError;
 use super::place::{Place, make_dirs};
 use crate::sandbox::cgroup::Hierarchies;
-use crate::sandbox::{Base, Leftovers, Parts, RuntimeFile, Sandboxes, Spawner, Tuning, host, start_spawner};
+use crate::sandbox::{
+    Base, Claims, Leftovers, Parts, RuntimeFile, Sandboxes, Spawner, Tuning, host, start_spawner,
+};
 use crate::settings::Settings;
 use crate::stats::Stats;
 
-/// The trees of a worker: one for each kind of network.
-const TREES: usize = 2;
+/// User namespaces of a worker at once: one for each kind of network, and one for each
+/// function's own node.
+const NAMESPACES: usize = 2 + 64;
 
 /// A spawner and roots, not yet connected to a runtime.
 pub struct Foundation {
     socket: OwnedFd,
     pidfd: OwnedFd,
     base: Base,
+    claims: Claims,
     leftovers: Leftovers,
 }
 
@@ -55,10 +59,15 @@ impl Foundation {
         leftovers.remove().map_err(CliError::Leftovers)?;
         let mnt = leftovers.mnt.clone();
         make_dirs(&mnt)?;
-        let (socket, pidfd) = start_spawner(leftovers.clone())?;
+        // The spawner has it open as well, until the last sandbox is gone.
+        let (claims, note) = Claims::open();
+        if let Some(note) = note {
+            eprintln!("hosier: {note}");
+        }
+        let (socket, pidfd) = start_spawner(leftovers.clone(), &claims)?;
         let base = Base::prepare(&mnt, &runtime_files()?)?;
         host::trim_capabilities()?;
-        Ok(Self { socket, pidfd, base, leftovers })
+        Ok(Self { socket, pidfd, base, claims, leftovers })
     }
 
     /// What is the spawner's to remove, in case that it dies first.
@@ -83,6 +92,7 @@ impl Foundation {
             hierarchies: self.leftovers.hierarchies,
             group_names: self.leftovers.groups,
             seed,
+            claims: self.claims,
             limits: settings.limits,
             tuning: tuning(settings),
             stats: Arc::clone(stats),
@@ -92,10 +102,10 @@ impl Foundation {
 
 /// What a worker on this site leaves if it dies.
 pub fn leftovers(site: &Site, hierarchies: &Hierarchies) -> Leftovers {
-    let trees = (0..TREES).map(|tree| format!("{}-{tree}", site.group));
+    let namespaces = (0..NAMESPACES).map(|number| format!("{}-{number:02}", site.group));
     Leftovers {
         hierarchies: hierarchies.clone(),
-        groups: std::iter::once(site.group.clone()).chain(trees).collect(),
+        groups: std::iter::once(site.group.clone()).chain(namespaces).collect(),
         mnt: site.run.join("mnt"),
         run: site.run.clone(),
         socket: site.socket.clone(),

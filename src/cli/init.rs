@@ -2,10 +2,11 @@
 
 use std::io::Write;
 
-use super::place::make_dirs;
+use super::place::{Place, make_dirs};
 use super::{CliError, PlaceArgs};
 use crate::lambda::packages::{ToolError, ensure_uv};
 use crate::settings::{Settings, default_file};
+use crate::trigger::Token;
 
 /// # Errors
 /// A directory cannot be made.
@@ -24,6 +25,7 @@ pub fn run(args: &PlaceArgs) -> Result<(), CliError> {
     for directory in [&settings.registry, &settings.pkgs_dir, &settings.worker_dir] {
         make_dirs(directory)?;
     }
+    Token::ensure(&Place::of(&settings).token())?;
     // Only functions with packages need it: a machine without an index is no reason to stop.
     if let Err(error @ (ToolError::InstallUv { .. } | ToolError::NoUv(_))) =
         ensure_uv(dir, settings.installer.uv.as_deref(), &settings.sandbox.python)

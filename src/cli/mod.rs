@@ -7,11 +7,13 @@
 //! deploy   a function and its packages        own_socket    a client of the worker's socket
 //! invoke, status, down    talk to a worker
 //! cleanup  removes what a dead worker left    demo          the main job on real input
+//! descriptors   how many sandboxes and connections the limit of open files leaves
 //! ```
 
 mod cleanup;
 mod demo;
 mod deploy;
+mod descriptors;
 mod error;
 mod floor;
 mod init;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/hosier.toml            settings
+//! DIR/token                  what a client on the port shows to do more than call; mode 0600
 //! DIR/registry/              functions as they were stored
 //! DIR/packages/              the package store
 //! DIR/logs/                  what functions print
@@ -43,6 +44,11 @@ impl Place {
 
     pub fn socket(&self) -> PathBuf {
         self.worker.join("hosier.sock")
+    }
+
+    /// The file with the token of [`crate::trigger::Token`].
+    pub fn token(&self) -> PathBuf {
+        self.dir.join("token")
     }
 
     pub fn run(&self) -> PathBuf {

@@ -10,21 +10,22 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::floor::{Foundation, Site, clear_dead_deploys};
 use super::place::{Place, make_dirs};
-use super::{CliError, UpArgs, own_socket};
+use super::{CliError, UpArgs, descriptors, own_socket};
 use crate::lambda::function::Floor;
 use crate::lambda::packages::{Installer, Packages, python_version};
 use crate::lambda::registry::Registry;
 use crate::lambda::tree::Bounds;
-use crate::lambda::{Compiler, IdleInstances, Places, Shared, Versions, Worker};
+use crate::lambda::{Compiler, IdleInstances, Places, Shared, Terms, Versions, Worker};
 use crate::sandbox::cgroup::Hierarchies;
-use crate::sandbox::{Limits, SandboxError, Sandboxes};
-use crate::settings::{Rootfs, Settings, Tree};
+use crate::sandbox::{Limits, SandboxError, Sandboxes, host, quotas};
+use crate::settings::{self, Rootfs, Settings, Tree};
 use crate::stats::Stats;
-use crate::trigger;
+use crate::trigger::{self, Access, Token};
 use crate::zygote::{Ageing, Forest, ForestParts, Template};
 
 /// How long `up -d` waits for the worker to be ready.
@@ -39,11 +40,13 @@ const GIVE_BACK_BYTES: i32 = 128 * 1024;
 /// # Errors
 /// It could not be started.
 pub fn run(args: &UpArgs) -> Result<(), CliError> {
-    let settings = Settings::load(&args.place.dir, &args.options)?;
+    let mut settings = Settings::load(&args.place.dir, &args.options)?;
     super::begin_log(settings.trace_latency);
     let place = Place::of(&settings);
     place.check()?;
-    for note in settings.notes() {
+    let clamped = descriptors::clamp(&mut settings, host::descriptor_limit())?;
+    let shares = quotas::notes(&quotas::Host::read(), settings.sandbox.max_sandboxes);
+    for note in settings.notes().iter().chain(&clamped).chain(&shares) {
         eprintln!("hosier: {note}");
     }
     if args.detach {
@@ -102,6 +105,7 @@ async fn work(
 ) -> Result<(), CliError> {
     let listeners = trigger::bind(&settings.worker_url, settings.worker_port)?;
     let own = trigger::bind_own(&place.socket())?;
+    let access = access(settings, place, &listeners)?;
     let packages = packages(settings, &sandboxes, &stats)?;
     let forest = Arc::new(Forest::new(ForestParts {
         sandboxes: Arc::clone(&sandboxes),
@@ -144,7 +148,7 @@ async fn work(
     }
     let spawner = sandboxes.spawner.clone();
     let stop = stopped(spawner.clone());
-    let http = http(settings);
+    let http = http(settings, access);
     let ending = Arc::clone(&worker);
     trigger::serve(listeners, own, worker, stats, http, stop).await;
     eprintln!("hosier: stopping");
@@ -176,7 +180,8 @@ fn worker(
     let bounds = Bounds::default();
     let registry = Registry::open(&settings.registry, bounds)?;
     let python = python_version(&settings.sandbox.python)?;
-    let compiler = Compiler::from_settings(settings, python);
+    let terms = Terms::new(settings, python);
+    let compiler = Compiler::from_settings(settings, terms);
     let versions = Versions::open(&place.code(), registry.clone(), compiler, bounds, Arc::clone(sandboxes))?;
     let shared = Shared {
         forest: Arc::clone(forest),
@@ -192,7 +197,7 @@ fn worker(
         registry,
         versions,
         packages,
-        python,
+        terms,
         shared,
         registry_cache: settings.registry_cache,
         queue_len: settings.sandbox.queue_len,
@@ -216,7 +221,22 @@ fn template(tree: &Tree) -> Result<Option<Template>, CliError> {
     parsed.map(Some)
 }
 
-fn http(settings: &Settings) -> trigger::HttpSettings {
+/// Who is let in, at the port, to all that is not a call; says so where that is everyone.
+fn access(settings: &Settings, place: &Place, listeners: &[TcpListener]) -> Result<Access, CliError> {
+    let bound: Vec<_> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let admin = match settings.http.admin {
+        settings::Admin::Token => trigger::Admin::Token(Token::ensure(&place.token())?),
+        settings::Admin::Open => {
+            eprintln!(
+                "hosier: http.admin is \"open\": whoever reaches the port may deploy, remove and inspect functions"
+            );
+            trigger::Admin::Open
+        }
+    };
+    Ok(Access::new(admin, &settings.worker_url, &bound))
+}
+
+fn http(settings: &Settings, access: Access) -> trigger::HttpSettings {
     trigger::HttpSettings {
         header_timeout: settings.http.header_timeout,
         body_timeout: settings.http.body_timeout,
@@ -226,6 +246,7 @@ fn http(settings: &Settings) -> trigger::HttpSettings {
         max_connections: settings.http.max_connections,
         max_pending: settings.http.max_pending,
         stop_timeout: settings.stop_timeout,
+        access,
     }
 }
 

@@ -21,11 +21,22 @@ use super::registry::{Registry, RegistryError};
 use super::requirements::{self, Pins, PythonVersion, RequirementsError};
 use super::tree::{self, Bounds, TreeError, make_dir};
 use super::{Blame, FunctionName};
+use crate::sandbox::memory::MachineMemory;
 use crate::sandbox::{Bind, Command, Ended, Limits, Network, RunError, Runner};
 use crate::settings::Settings;
+use crate::zygote::Head;
 
 /// No function's name begins with it.
 const STAGING: &str = "~staging-";
+
+/// A program for the interpreter: writes bytecode beside the code, and [`HEAD`].
+const COMPILE: &str = include_str!("../../pyruntime/hosier_compile.py");
+
+/// File below the code that says what the head of the entry file imports.
+const HEAD: &str = "__pycache__/hosier-head.json";
+
+/// Bytes of that file that are read, at most: 512 names of 200 bytes.
+const HEAD_LIMIT_BYTES: u64 = 128 << 10;
 
 /// Where a function's code is in its sandbox; tracebacks show it.
 const HANDLER: &str = "/handler";
@@ -88,15 +99,36 @@ pub struct Declared {
     pub pins: Pins,
 }
 
+/// What a function must fit, to be stored and to be served.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    pub python: PythonVersion,
+    /// The most that its own limits may be.
+    pub most: Limits,
+}
+
+impl Terms {
+    /// As the settings say, for an interpreter of this version.
+    pub fn new(settings: &Settings, python: PythonVersion) -> Self {
+        let mut most = settings.max_limits;
+        if most.mem_mb == 0 {
+            let machine = MachineMemory::now().map_or(u64::MAX, |memory| memory.total >> 20);
+            most.mem_mb = u32::try_from(machine).unwrap_or(u32::MAX);
+        }
+        Self { python, most }
+    }
+}
+
 /// Reads and checks what the files in `dir` declare. `hosier deploy` asks this
 /// before anything is stored.
 ///
 /// # Errors
 /// `ol.yaml` or `requirements.txt` cannot be used, or the entry file is not there.
-pub fn inspect(dir: &Path, python: PythonVersion) -> Result<Declared, CodeError> {
+pub fn inspect(dir: &Path, terms: &Terms) -> Result<Declared, CodeError> {
     let config = FunctionConfig::load(dir)?;
+    config.check_limits(&terms.most)?;
     let entry = config.entry()?;
-    let pins = requirements::load(dir, python)?;
+    let pins = requirements::load(dir, terms.python)?;
     if !dir.join(&entry.file).is_file() {
         let names = fs::read_dir(dir).map_err(CodeError::io(dir))?;
         let mut others: Vec<_> = names
@@ -118,10 +150,10 @@ pub fn store(
     registry: &Registry,
     name: &FunctionName,
     archive: impl io::Read,
-    python: PythonVersion,
+    terms: &Terms,
 ) -> Result<Declared, CodeError> {
     let mut declared = None;
-    registry.store(name, archive, |files| inspect(files, python).map(|found| declared = Some(found)))?;
+    registry.store(name, archive, |files| inspect(files, terms).map(|found| declared = Some(found)))?;
     declared.ok_or(CodeError::Abandoned)
 }
 
@@ -133,10 +165,10 @@ pub fn store_dir(
     registry: &Registry,
     name: &FunctionName,
     source: &Path,
-    python: PythonVersion,
+    terms: &Terms,
 ) -> Result<Declared, CodeError> {
     let mut declared = None;
-    registry.store_dir(name, source, |files| inspect(files, python).map(|found| declared = Some(found)))?;
+    registry.store_dir(name, source, |files| inspect(files, terms).map(|found| declared = Some(found)))?;
     declared.ok_or(CodeError::Abandoned)
 }
 
@@ -149,6 +181,8 @@ pub struct Version {
     /// What `/handler` shows: readable for all, bytecode included.
     pub dir: PathBuf,
     pub declared: Declared,
+    /// Modules that its entry file imports first, as far as that is known.
+    pub head: Head,
 }
 
 /// How code is compiled.
@@ -156,14 +190,14 @@ pub struct Version {
 pub struct Compiler {
     /// The interpreter, on the host and in the sandbox.
     pub python: PathBuf,
-    pub version: PythonVersion,
+    pub terms: Terms,
     pub limits: Limits,
 }
 
 impl Compiler {
-    /// As the settings say, for an interpreter of this version.
-    pub fn from_settings(settings: &Settings, version: PythonVersion) -> Self {
-        Self { python: settings.sandbox.python.clone(), version, limits: settings.installer_limits }
+    /// As the settings say.
+    pub fn from_settings(settings: &Settings, terms: Terms) -> Self {
+        Self { python: settings.sandbox.python.clone(), terms, limits: settings.installer_limits }
     }
 }
 
@@ -216,13 +250,14 @@ impl<R: Runner> Versions<R> {
         };
         let (staging, digest, declared) = blocking(fetch).await?;
         let dir = self.dir.join(name.as_str()).join(&digest);
-        let version = Version { name: name.clone(), digest, dir, declared };
-        if version.dir.is_dir() {
-            return Ok(version);
+        let mut version = Version { name: name.clone(), digest, dir, declared, head: Head::default() };
+        if !version.dir.is_dir() {
+            self.compile(&staging.code(), &version).await?;
+            let target = version.dir.clone();
+            blocking(move || publish(&staging.code(), &target)).await?;
         }
-        self.compile(&staging.code(), name).await?;
-        let target = version.dir.clone();
-        blocking(move || publish(&staging.code(), &target)).await?;
+        let dir = version.dir.clone();
+        version.head = blocking(move || Ok(read_head(&dir))).await?;
         Ok(version)
     }
 
@@ -248,11 +283,11 @@ impl<R: Runner> Versions<R> {
         Ok(())
     }
 
-    /// Writes bytecode beside the code. Without it the function runs too, only
+    /// Writes bytecode beside the code, and what the entry file imports first. Without it the function runs too, only
     /// slower: a compiler that fails is told to the operator, and no more.
-    async fn compile(&self, code: &Path, name: &FunctionName) -> Result<(), CodeError> {
+    async fn compile(&self, code: &Path, version: &Version) -> Result<(), CodeError> {
         let python = self.compiler.python.display().to_string();
-        let rest = ["-I", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", HANDLER];
+        let rest = ["-I", "-c", COMPILE, &version.declared.entry.file, HANDLER];
         let command = Command {
             argv: [python.as_str()].iter().chain(&rest).map(|text| (*text).to_owned()).collect(),
             env: [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("LANG", "C.UTF-8"), ("HOME", "/tmp")]
@@ -261,10 +296,11 @@ impl<R: Runner> Versions<R> {
             binds: vec![Bind { source: code.to_owned(), target: HANDLER.to_owned(), writable: true }],
             limits: self.compiler.limits,
             network: Network::None,
+            outlet: None,
         };
         let outcome = self.runner.run(command).await?;
         if !matches!(outcome.ended, Ended::Exited(_)) {
-            tracing::warn!(function = %name, ended = ?outcome.ended, "code not compiled");
+            tracing::warn!(function = %version.name, ended = ?outcome.ended, "code not compiled");
         }
         Ok(())
     }
@@ -284,11 +320,19 @@ fn fetch(
         make_dir(dir).map_err(CodeError::io(dir))?;
     }
     registry.fetch(name, code)?;
-    let declared = inspect(code, compiler.version)?;
+    let declared = inspect(code, &compiler.terms)?;
     // Bytecode is of one interpreter.
-    let PythonVersion { major, minor, .. } = compiler.version;
+    let PythonVersion { major, minor, .. } = compiler.terms.python;
     let digest = tree::digest(code, &tree::walk(code, bounds)?, &format!("cpython-{major}.{minor}"))?;
     Ok((staging, digest, declared))
+}
+
+/// Reads what the head of a version's entry file imports: nothing, where its compiler did not say.
+fn read_head(dir: &Path) -> Head {
+    let mut json = Vec::new();
+    let read = tree::open_file(&dir.join(HEAD))
+        .and_then(|file| io::Read::read_to_end(&mut io::Read::take(file, HEAD_LIMIT_BYTES), &mut json));
+    read.map_or_else(|_| Head::default(), |_| Head::parse(&json))
 }
 
 /// Puts a finished version in place.

@@ -33,7 +33,10 @@ impl House {
         fs::create_dir(dir.path().join("registry/hello")).unwrap();
         let compiler = Compiler {
             python: "/usr/bin/python3".into(),
-            version: PythonVersion { major: 3, minor: 11, micro: 2 },
+            terms: Terms {
+                python: PythonVersion { major: 3, minor: 11, micro: 2 },
+                most: Limits { mem_mb: 64, ..Limits::default() },
+            },
             limits: Limits::default(),
         };
         let code = dir.path().join("code");
@@ -92,9 +95,11 @@ async fn what_cannot_run_leaves_nothing_and_says_why() {
     let error = house.prepare().await.unwrap_err();
     assert!(error.to_string().contains("no f.py (there is main.py)"), "{error}");
     assert_eq!(error.blame(), Blame::Function);
-    for (file, text, part) in
-        [("requirements.txt", "numpy", "requirements.txt:1"), ("ol.yaml", "colour: red", "colour")]
-    {
+    for (file, text, part) in [
+        ("requirements.txt", "numpy", "requirements.txt:1"),
+        ("ol.yaml", "colour: red", "colour"),
+        ("ol.yaml", "limits: {mem_mb: 65}", "max_limits.mem_mb"),
+    ] {
         house.write(file, text);
         assert!(house.prepare().await.unwrap_err().to_string().contains(part));
         house.write(file, "");
@@ -125,7 +130,7 @@ fn only_what_can_run_is_stored() {
     let house = House::new(Ok(Ended::Exited(0)));
     let source = tempfile::tempdir().unwrap();
     let registry = &house.versions.registry;
-    let store = || store_dir(registry, &house.name, source.path(), house.versions.compiler.version);
+    let store = || store_dir(registry, &house.name, source.path(), &house.versions.compiler.terms);
     fs::write(source.path().join("f.py"), "x = 1").unwrap();
     fs::write(source.path().join("requirements.txt"), "six").unwrap();
     assert!(store().unwrap_err().to_string().contains("requirements.txt:1"));
@@ -133,4 +138,52 @@ fn only_what_can_run_is_stored() {
     fs::write(source.path().join("requirements.txt"), "six==1.16.0").unwrap();
     assert_eq!(store().unwrap().pins.len(), 1);
     assert_eq!(fs::read_dir(house.dir.path().join("registry")).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn the_head_of_the_entry_file_is_read_and_nothing_behind_it() {
+    let house = House::new(Ok(Ended::Exited(0)));
+    for (source, imported, taken) in [
+        (
+            "import a.b, c as d\nfrom e.f import g, h as i\n",
+            vec!["a", "a.b", "c", "e", "e.f"],
+            vec!["e.f.g", "e.f.h"],
+        ),
+        (
+            "'A text.'\nfrom __future__ import annotations\nimport a\n",
+            vec!["__future__", "a"],
+            vec!["__future__.annotations"],
+        ),
+        ("# no text\nimport a\nX = 1\nimport b\n", vec!["a"], vec![]),
+        ("try:\n    import a\nexcept ImportError:\n    import b\n", vec![], vec![]),
+        ("if True:\n    import a\n", vec![], vec![]),
+        ("from a import *\nfrom . import b\nimport c\n", vec!["a"], vec![]),
+        ("import a\n'no text'\nimport b\n", vec!["a"], vec![]),
+        ("import a\ndef f(event: return\n", vec![], vec![]),
+        ("", vec![], vec![]),
+    ] {
+        house.write("f.py", source);
+        let json = serde_json::json!({ "imported": imported, "taken": taken }).to_string();
+        assert_eq!(house.prepare().await.unwrap().head, Head::parse(json.as_bytes()), "{source}");
+        // A version that is there already says the same.
+        assert_eq!(house.prepare().await.unwrap().head, Head::parse(json.as_bytes()), "{source}");
+    }
+    house.write(
+        "f.py",
+        &format!("import {}\n", (0..9_000).map(|n| format!("m{n}")).collect::<Vec<_>>().join(", ")),
+    );
+    assert!(house.prepare().await.unwrap().head != Head::default());
+}
+
+#[tokio::test]
+async fn what_files_of_a_function_say_of_its_head_is_not_heard() {
+    for (path, dir) in [(HEAD.to_owned(), false), (format!("{HEAD}/x"), true)] {
+        let house = House::new(Ok(Ended::Exited(0)));
+        let said = house.dir.path().join("registry/hello").join(&path);
+        fs::create_dir_all(said.parent().unwrap()).unwrap();
+        fs::write(&said, r#"{"imported": ["evil"]}"#).unwrap();
+        house.write("f.py", "import a\n");
+        let found = if dir { Head::default() } else { Head::parse(br#"{"imported": ["a"]}"#) };
+        assert_eq!(house.prepare().await.unwrap().head, found, "{path}");
+    }
 }

@@ -13,6 +13,9 @@ use crate::sandbox::{Limits, PartialLimits};
 /// The file's name in a function's directory.
 pub const CONFIG_FILE: &str = "ol.yaml";
 
+/// The text in the place of a value of `environment`: it may be a secret.
+const HIDDEN: &str = "(hidden)";
+
 /// The largest one that is read, in bytes.
 const SIZE_LIMIT_BYTES: u64 = 64 << 10;
 
@@ -114,6 +117,11 @@ pub enum ConfigError {
     Project(String),
     #[error("{CONFIG_FILE}: {key} = {value:?} is not possible; allowed: {allowed}")]
     BadValue { key: String, value: String, allowed: &'static str },
+    #[error(
+        "{CONFIG_FILE}: limits.{key} = {value} is more than this worker gives a function: at most {most}; \
+         ask for less, or raise max_limits.{key} in hosier.toml"
+    )]
+    TooMuch { key: &'static str, value: u32, most: u32 },
 }
 
 impl ConfigError {
@@ -175,7 +183,7 @@ impl FunctionConfig {
                 return bad("environment", name, "names without = and NUL");
             }
             if value.contains('\0') {
-                return bad(&format!("environment.{name}"), value, "text without NUL");
+                return bad(&format!("environment.{name}"), HIDDEN, "text without NUL");
             }
         }
         if self.limits.swappiness > 100 {
@@ -183,6 +191,25 @@ impl FunctionConfig {
         }
         self.snapshot.check()?;
         self.entry().map(|_| ())
+    }
+
+    /// Checks that no limit is beyond what the operator gives a function.
+    ///
+    /// # Errors
+    /// [`ConfigError::TooMuch`] names the first that is.
+    pub fn check_limits(&self, most: &Limits) -> Result<(), ConfigError> {
+        let asked = &self.limits;
+        let pairs = [
+            ("procs", asked.procs, most.procs),
+            ("mem_mb", asked.mem_mb, most.mem_mb),
+            ("cpu_percent", asked.cpu_percent, most.cpu_percent),
+            ("swappiness", asked.swappiness, most.swappiness),
+            ("runtime_sec", asked.runtime_sec, most.runtime_sec),
+        ];
+        match pairs.into_iter().find(|(_, asked, most)| asked > most) {
+            Some((key, value, most)) => Err(ConfigError::TooMuch { key, value, most }),
+            None => Ok(()),
+        }
     }
 
     /// Where the code begins: `f.py`, or as `OL_ENTRY_FILE`, `OL_WSGI_ENTRY`
@@ -197,15 +224,15 @@ impl FunctionConfig {
         if !file.ends_with(".py") || !inside {
             return Err(ConfigError::BadValue {
                 key: "environment.OL_ENTRY_FILE".to_owned(),
-                value: file.to_owned(),
+                value: HIDDEN.to_owned(),
                 allowed: "a file of the function that ends in .py",
             });
         }
         let named = |key: &str| match self.environment.get(key) {
             Some(name) if is_identifier(name) => Ok(Some(name.clone())),
-            Some(name) => Err(ConfigError::BadValue {
+            Some(_) => Err(ConfigError::BadValue {
                 key: format!("environment.{key}"),
-                value: name.clone(),
+                value: HIDDEN.to_owned(),
                 allowed: "the name of a callable in the entry file",
             }),
             None => Ok(None),
@@ -230,9 +257,13 @@ impl FunctionConfig {
     }
 
     /// What `GET /registry/NAME/config` answers: all keys, limits as they are
-    /// applied by a worker whose own are `worker`.
+    /// applied by a worker whose own are `worker`. Values of `environment`, which may be
+    /// secrets, are not shown.
     pub fn to_json(&self, worker: Limits) -> serde_json::Value {
         let mut value = serde_json::json!(self);
+        for hidden in value["environment"].as_object_mut().into_iter().flat_map(|all| all.values_mut()) {
+            *hidden = HIDDEN.into();
+        }
         value["limits"] = serde_json::json!(self.limits.or(worker));
         value
     }
@@ -270,6 +301,7 @@ mod tests {
         assert_eq!(entry, Entry { file: "src/app.py".to_owned(), kind: EntryKind::Asgi("web".to_owned()) });
         assert_eq!(config.to_json(Limits::default())["limits"]["mem_mb"], 50);
         assert_eq!(config.to_json(Limits::default())["reuse-sandbox"], false);
+        assert_eq!(config.to_json(Limits::default())["environment"]["PORT"], HIDDEN);
     }
 
     #[test]
@@ -298,6 +330,27 @@ mod tests {
             let error = FunctionConfig::parse(text).unwrap_err();
             assert!(error.to_string().contains(part), "{error}");
             assert_eq!(error.blame(), Blame::Function);
+        }
+    }
+
+    #[test]
+    fn a_limit_beyond_the_operators_is_refused_by_name() {
+        let most = Limits { procs: 100, mem_mb: 512, cpu_percent: 200, swappiness: 60, runtime_sec: 60 };
+        for (text, key) in [
+            ("procs: 101", "procs"),
+            ("mem_mb: 1000000", "mem_mb"),
+            ("cpu_percent: 201", "cpu_percent"),
+            ("swappiness: 61", "swappiness"),
+            ("runtime_sec: 61", "runtime_sec"),
+        ] {
+            let error = FunctionConfig::parse(&format!("limits: {{{text}}}")).unwrap().check_limits(&most);
+            let error = error.unwrap_err();
+            assert!(error.to_string().contains(&format!("max_limits.{key}")), "{error}");
+            assert_eq!(error.blame(), Blame::Function);
+        }
+        let fits = "limits: {procs: 100, mem_mb: 512, cpu_percent: 200, swappiness: 60, runtime_sec: 60}";
+        for text in [fits, "", "limits: {mem_mb: 0}"] {
+            FunctionConfig::parse(text).unwrap().check_limits(&most).unwrap();
         }
     }
 

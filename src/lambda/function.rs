@@ -9,7 +9,8 @@
 //!                                    instance (one; scaling chooses how many, later)
 //! ```
 //!
-//! The task ends when its function is no longer in the registry and nobody runs its code.
+//! The task ends when its function is no longer in the registry and nobody runs its code. A registry that
+//! cannot be read says nothing: the code that is known is served.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,8 +24,7 @@ use super::line::{Line, Turn};
 use super::log::FunctionLog;
 use super::packages::Packages;
 use super::registry::{Fingerprint, Registry};
-use super::requirements::PythonVersion;
-use super::{Answer, FunctionName, Invocation, InvokeError, Version, Versions};
+use super::{Answer, Blame, CodeError, FunctionName, Invocation, InvokeError, Terms, Version, Versions};
 use crate::sandbox::Sandboxes;
 
 /// What all functions of a worker share.
@@ -32,7 +32,7 @@ pub struct Floor {
     pub registry: Registry,
     pub versions: Versions<Sandboxes>,
     pub packages: Packages<Sandboxes>,
-    pub python: PythonVersion,
+    pub terms: Terms,
     pub shared: Shared,
     pub registry_cache: Duration,
     pub queue_len: usize,
@@ -155,6 +155,8 @@ enum Code {
 struct Current {
     fingerprint: Fingerprint,
     looked: Instant,
+    /// Whether the registry could not be read at the last look, which was said.
+    unread: bool,
     version: Arc<Version>,
     instance: Instance,
 }
@@ -213,11 +215,13 @@ impl Task {
 
     /// Removes the code that no instance runs, and the nodes that no new request will use.
     async fn prune(&self) {
-        let digest = match &self.code {
-            Code::Served(current) => Some(current.version.digest.clone()),
+        let served = match &self.code {
+            Code::Served(current) => Some(&current.version),
             Code::Unknown | Code::Removed => None,
         };
-        self.floor.shared.forest.forget(self.name.as_str(), digest.as_deref()).await;
+        let kept = served.map(|version| (version.digest.as_str(), &version.declared.pins));
+        self.floor.shared.forest.forget(self.name.as_str(), kept).await;
+        let digest = served.map(|version| version.digest.clone());
         if !self.retired.is_empty() {
             return;
         }
@@ -238,7 +242,10 @@ impl Task {
             Code::Unknown | Code::Removed => false,
         };
         if !fresh {
-            self.look().await?;
+            self.line.set_preparing(true);
+            let looked = self.look().await;
+            self.line.set_preparing(false);
+            looked?;
         }
         match &self.code {
             Code::Served(current) => Ok(current),
@@ -250,30 +257,47 @@ impl Task {
         let (registry, name) = (self.floor.registry.clone(), self.name.clone());
         let looked = Instant::now();
         let found = tokio::task::spawn_blocking(move || registry.fingerprint(&name)).await;
-        let found = found.map_err(|_| InvokeError::Stopping)?.map_err(|error| self.not_ready(&error))?;
-        let Some(fingerprint) = found else {
-            self.retire(Code::Removed);
-            return Err(InvokeError::UnknownFunction(self.name.to_string()));
+        let fingerprint = match found.map_err(|_| InvokeError::Stopping)? {
+            Ok(Some(fingerprint)) => fingerprint,
+            Ok(None) => {
+                self.retire(Code::Removed);
+                return Err(InvokeError::UnknownFunction(self.name.to_string()));
+            }
+            Err(error) => return self.serve_on(looked, error.into()),
         };
         match &mut self.code {
-            Code::Served(current) if current.fingerprint == fingerprint => current.looked = looked,
-            _ => {
-                self.line.set_preparing(true);
-                let version = self.make().await;
-                self.line.set_preparing(false);
-                let version = version?;
-                self.adopt(fingerprint, looked, version).await;
+            Code::Served(current) if current.fingerprint == fingerprint => {
+                current.looked = looked;
+                current.unread = false;
             }
+            _ => match self.floor.versions.prepare(&self.name).await {
+                Ok(version) => {
+                    let installed = self.floor.packages.install(&version.declared.pins, Arc::new(())).await;
+                    installed.map_err(|error| self.not_ready(&error))?;
+                    self.adopt(fingerprint, looked, Arc::new(version)).await;
+                }
+                Err(error) => return self.serve_on(looked, error),
+            },
         }
         Ok(())
     }
 
-    async fn make(&self) -> Result<Arc<Version>, InvokeError> {
-        let version =
-            self.floor.versions.prepare(&self.name).await.map_err(|error| self.not_ready(&error))?;
-        let installed = self.floor.packages.install(&version.declared.pins, Arc::new(())).await;
-        installed.map_err(|error| self.not_ready(&error))?;
-        Ok(Arc::new(version))
+    /// Goes on with the code that is served where the registry cannot be read: that is no
+    /// word of its owner's. Says so once, until it can be read again.
+    fn serve_on(&mut self, looked: Instant, error: CodeError) -> Result<(), InvokeError> {
+        let is_unread = matches!(&error, CodeError::Registry(error) if error.blame() == Blame::Worker);
+        match &mut self.code {
+            Code::Served(current) if is_unread => {
+                if !current.unread {
+                    let function = &self.name;
+                    tracing::warn!(%function, %error, "the registry cannot be read: the code that is known is served");
+                }
+                current.looked = looked;
+                current.unread = true;
+                Ok(())
+            }
+            _ => Err(self.not_ready(&error)),
+        }
     }
 
     async fn adopt(&mut self, fingerprint: Fingerprint, looked: Instant, version: Arc<Version>) {
@@ -291,7 +315,7 @@ impl Task {
                 Instance::start(self.floor.shared.clone(), Arc::clone(&version), Arc::clone(&self.log))
             }
         };
-        self.code = Code::Served(Current { fingerprint, looked, version, instance });
+        self.code = Code::Served(Current { fingerprint, looked, unread: false, version, instance });
         self.prune().await;
     }
 

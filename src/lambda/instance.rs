@@ -28,7 +28,9 @@ use super::places::Places;
 use super::steps;
 use super::{Answer, Invocation, InvokeError, Start, Timings, Version};
 use crate::sandbox::{Limits, Network, SandboxError, Sandboxes};
-use crate::zygote::{Forest, Leaf, Need, Owner, POOLS, Reply, Snapshot, Spent, ZygoteError};
+use crate::zygote::{
+    Forest, Leaf, Need, Observed, OwnModules, Owner, POOLS, Reply, Snapshot, Spent, ZygoteError,
+};
 
 /// Longest wait for the place of a blank that was given up.
 const BLANK_BOUND: Duration = Duration::from_millis(500);
@@ -97,6 +99,8 @@ struct Task {
     log: Arc<FunctionLog>,
     limits: Limits,
     env: Vec<(String, String)>,
+    /// Modules that this version imports by itself.
+    modules: Arc<OwnModules>,
     /// What its own node would be made of, if it asks for one.
     snapshot: Option<Arc<Snapshot>>,
     id: u64,
@@ -113,12 +117,14 @@ impl Task {
         let env = environment(&version, &limits);
         let snapshot = snapshot(&version, &log, limits, &env).map(Arc::new);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let modules = Arc::new(OwnModules::new(version.head.clone()));
         Self {
             shared,
             version,
             log,
             limits,
             env,
+            modules,
             snapshot,
             id,
             state: State::Empty,
@@ -196,6 +202,16 @@ impl Task {
         if left.spent.is_some() {
             self.shared.forest.lay_out(self.version.name.as_str(), &self.version.dir);
         }
+        if let Some((node, imported)) = left.imported.take() {
+            self.shared.forest.observe_modules(Observed {
+                network: self.shared.network,
+                node,
+                own: Arc::clone(&self.modules),
+                snapshot: self.snapshot.clone(),
+                limits: self.limits,
+                imported,
+            });
+        }
         left.let_go();
     }
 
@@ -235,7 +251,7 @@ impl Task {
         steps::served_by(&leaf, start);
         if let Some(spent) = &spent {
             break_down(&mut timings, &leaf, spent, &reply);
-            self.shared.forest.learn(&leaf, &reply.response.imported);
+            left.imported = leaf.node().map(|node| (node, reply.response.imported));
             left.observer = self.shared.forest.observer(&leaf);
         }
         let exec = Duration::from_micros(reply.response.exec_us.into());
@@ -275,6 +291,7 @@ impl Task {
         self.acquired = Instant::now();
         let need = Need {
             pins: &self.version.declared.pins,
+            modules: &self.modules,
             network: self.shared.network,
             limits: &self.limits,
             code: &self.version.dir,
@@ -353,6 +370,8 @@ impl Task {
 struct Left {
     leaf: Option<Box<Leaf>>,
     spent: Option<Spent>,
+    /// Number of the leaf's node, and modules that the leaf had to import.
+    imported: Option<(u64, Vec<String>)>,
     /// Looks at the leaf, which must still be there.
     observer: Option<Box<dyn FnOnce() + Send>>,
 }

@@ -38,7 +38,7 @@ pub mod steps;
 pub mod tree;
 mod worker;
 
-pub use code::{CodeError, Compiler, Version, Versions};
+pub use code::{CodeError, Compiler, Terms, Version, Versions};
 pub use engine::{Engine, RegistryFault};
 pub use idle::IdleInstances;
 pub use instance::Shared;

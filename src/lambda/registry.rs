@@ -1,6 +1,9 @@
 //! The local registry: a directory with an entry a function, `NAME/` or
 //! `NAME.tar.gz`. Users may edit it while a worker runs; if both forms are
 //! there, the archive counts. Blocking; the worker's or the command's process.
+//!
+//! A function is gone if its entry is not in a registry that is there. All else that hides it (a registry
+//! that is not there or not mounted, no permission, a failing disk, no descriptor left) is an error.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -29,6 +32,10 @@ const STALE_S: u64 = 3600;
 pub enum RegistryError {
     #[error("the registry: {}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
+    #[error(
+        "the registry {} is not there: mount it or make it again; `hosier` made it where the setting `registry` says", dir.display()
+    )]
+    Gone { dir: PathBuf },
     #[error("{0} is not in the registry; deploy it with `hosier deploy PATH -n {0}`")]
     Unknown(FunctionName),
     #[error("{0}: {1}")]
@@ -45,7 +52,7 @@ impl RegistryError {
 
     pub fn blame(&self) -> Blame {
         match self {
-            RegistryError::Io { .. } => Blame::Worker,
+            RegistryError::Io { .. } | RegistryError::Gone { .. } => Blame::Worker,
             RegistryError::Unknown(_) => Blame::Caller,
             RegistryError::Archive(_, error) => error.blame(),
             RegistryError::Files(_, error) => error.blame(),
@@ -62,6 +69,8 @@ pub struct Fingerprint([u8; 32]);
 #[derive(Debug, Clone)]
 pub struct Registry {
     dir: PathBuf,
+    /// The device of `dir` when it was opened: another one is not what was mounted there.
+    device: u64,
     bounds: Bounds,
 }
 
@@ -77,7 +86,8 @@ impl Registry {
     /// The directory cannot be made or read.
     pub fn open(dir: &Path, bounds: Bounds) -> Result<Self, RegistryError> {
         fs::create_dir_all(dir).map_err(RegistryError::io(dir))?;
-        let registry = Self { dir: dir.to_owned(), bounds };
+        let device = fs::metadata(dir).map_err(RegistryError::io(dir))?.dev();
+        let registry = Self { dir: dir.to_owned(), device, bounds };
         for path in registry.names()?.iter().filter(|name| name.starts_with(STAGING)).map(|n| dir.join(n)) {
             let age = fs::symlink_metadata(&path).and_then(|meta| meta.modified()).map(|time| time.elapsed());
             if matches!(age, Ok(Ok(age)) if age.as_secs() > STALE_S) {
@@ -108,7 +118,7 @@ impl Registry {
     /// It cannot be read, or has files that are refused.
     pub fn fingerprint(&self, name: &FunctionName) -> Result<Option<Fingerprint>, RegistryError> {
         let mut hash = Sha256::new();
-        match self.find(name) {
+        match self.find(name)? {
             None => return Ok(None),
             Some(Form::Archive(path)) => {
                 let meta = fs::metadata(&path).map_err(RegistryError::io(&path))?;
@@ -185,8 +195,11 @@ impl Registry {
     /// Removes `name` in either form. False if it was not there.
     ///
     /// # Errors
-    /// It cannot be removed.
+    /// It cannot be looked for or removed.
     pub fn remove(&self, name: &FunctionName) -> Result<bool, RegistryError> {
+        if self.find(name)?.is_none() {
+            return Ok(false);
+        }
         // The directory first: it must not come to light for a moment.
         let dir = self.remove_entry(&self.dir.join(name.as_str()))?;
         let archive = self.dir.join(format!("{name}{SUFFIX}"));
@@ -199,7 +212,7 @@ impl Registry {
     /// # Errors
     /// It is not there, cannot be read, or has files that are refused.
     pub fn fetch(&self, name: &FunctionName, into: &Path) -> Result<(), RegistryError> {
-        match self.find(name).ok_or_else(|| RegistryError::Unknown(name.clone()))? {
+        match self.find(name)?.ok_or_else(|| RegistryError::Unknown(name.clone()))? {
             Form::Archive(path) => self.unpack(name, &path, into),
             Form::Dir(path) => tree::walk(&path, self.bounds)
                 .and_then(|nodes| tree::copy(&path, &nodes, into, self.bounds))
@@ -207,19 +220,28 @@ impl Registry {
         }
     }
 
-    fn find(&self, name: &FunctionName) -> Option<Form> {
+    /// Finds the entry of `name`; `None` if it is not in the registry, which was looked at.
+    fn find(&self, name: &FunctionName) -> Result<Option<Form>, RegistryError> {
         let archive = self.dir.join(format!("{name}{SUFFIX}"));
         let dir = self.dir.join(name.as_str());
-        match () {
-            () if archive.is_file() => Some(Form::Archive(archive)),
-            () if dir.is_dir() => Some(Form::Dir(dir)),
-            () => None,
+        if look(&archive)?.is_some_and(|meta| meta.is_file()) {
+            return Ok(Some(Form::Archive(archive)));
+        }
+        if look(&dir)?.is_some_and(|meta| meta.is_dir()) {
+            return Ok(Some(Form::Dir(dir)));
+        }
+        // Not there: that says something only of the registry itself.
+        match look(&self.dir)? {
+            Some(meta) if meta.is_dir() && meta.dev() == self.device => Ok(None),
+            _ => Err(RegistryError::Gone { dir: self.dir.clone() }),
         }
     }
 
     fn names(&self) -> Result<Vec<String>, RegistryError> {
         let entries = fs::read_dir(&self.dir).map_err(RegistryError::io(&self.dir))?;
-        Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
+        let names = entries.map(|entry| entry.map(|entry| entry.file_name().into_string().ok()));
+        let names: io::Result<Vec<_>> = names.collect();
+        Ok(names.map_err(RegistryError::io(&self.dir))?.into_iter().flatten().collect())
     }
 
     /// A path that nobody uses, on the same file system.
@@ -245,6 +267,17 @@ impl Registry {
 
     fn sync(&self) -> Result<(), RegistryError> {
         File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(RegistryError::io(&self.dir))
+    }
+}
+
+/// What is at `path`, through links; `None` if nothing is, not even a link to what is not there.
+fn look(path: &Path) -> Result<Option<fs::Metadata>, RegistryError> {
+    match fs::metadata(path) {
+        Ok(meta) => Ok(Some(meta)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(path).is_err() => {
+            Ok(None)
+        }
+        Err(error) => Err(RegistryError::io(path)(error)),
     }
 }
 
@@ -358,6 +391,51 @@ mod tests {
         assert!(registry.store(&name("a"), good.as_slice(), refuse).is_err());
         assert_eq!(fetched(&registry, "a"), "good");
         assert_eq!(registry.names().unwrap(), ["a.tar.gz"]);
+    }
+
+    #[test]
+    fn only_an_entry_that_is_missing_from_a_registry_that_is_there_is_a_deletion() {
+        let (dir, mut registry) = registry();
+        fs::create_dir(registry.dir.join("a")).unwrap();
+        fs::write(registry.dir.join("a/f.py"), "x").unwrap();
+        let unreadable = |registry: &Registry, what: &str| {
+            let error = registry.fingerprint(&name("a")).expect_err(what);
+            assert_eq!(error.blame(), Blame::Worker, "{what}: {error}");
+            assert!(registry.remove(&name("a")).is_err() && registry.fetch(&name("a"), dir.path()).is_err());
+        };
+        assert!(registry.fingerprint(&name("a")).unwrap().is_some());
+        assert_eq!(registry.fingerprint(&name("b")).unwrap(), None);
+        let away = dir.path().join("away");
+        fs::rename(&registry.dir, &away).unwrap();
+        unreadable(&registry, "a registry that is not there");
+        fs::write(&registry.dir, "").unwrap();
+        unreadable(&registry, "a file in its place");
+        fs::remove_file(&registry.dir).unwrap();
+        fs::create_dir(&registry.dir).unwrap();
+        assert_eq!(registry.fingerprint(&name("a")).unwrap(), None, "a new one, which is empty");
+        registry.device += 1;
+        unreadable(&registry, "the directory below a mount that is gone");
+        registry.device -= 1;
+        std::os::unix::fs::symlink("a.tar.gz", registry.dir.join("a.tar.gz")).unwrap();
+        unreadable(&registry, "a link to itself");
+        fs::remove_file(registry.dir.join("a.tar.gz")).unwrap();
+        std::os::unix::fs::symlink("/nowhere/a", registry.dir.join("a")).unwrap();
+        unreadable(&registry, "a link to what is not there");
+    }
+
+    #[test]
+    fn a_registry_that_no_descriptor_is_left_for_is_no_deletion() {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        let (_dir, registry) = registry();
+        fs::create_dir(registry.dir.join("a")).unwrap();
+        fs::write(registry.dir.join("a/f.py"), "x").unwrap();
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, 0, hard).unwrap();
+        let found = registry.fingerprint(&name("a"));
+        let listed = registry.list();
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+        assert!(found.unwrap_err().to_string().contains("Too many open files"));
+        assert!(listed.is_err());
     }
 
     #[test]

@@ -84,8 +84,8 @@ impl Engine for Worker {
     }
 
     async fn store(&self, name: &FunctionName, archive: Bytes) -> Result<(), RegistryFault> {
-        let (registry, name, python) = (self.floor.registry.clone(), name.clone(), self.floor.python);
-        blocking(move || code::store(&registry, &name, &archive[..], python).map(drop)).await
+        let (registry, name, terms) = (self.floor.registry.clone(), name.clone(), self.floor.terms);
+        blocking(move || code::store(&registry, &name, &archive[..], &terms).map(drop)).await
     }
 
     async fn remove(&self, name: &FunctionName) -> Result<bool, RegistryFault> {

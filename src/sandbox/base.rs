@@ -5,9 +5,10 @@
 //! run/mnt                    a tmpfs, in the worker's private mount namespace only
 //!   layers/base/             usr (a mount point), bin -> usr/bin, lib -> usr/lib, …
 //!   layers/common/           dev, etc, handler, host, hosier, packages, proc, tmp, …
-//!   layers/network/          etc: the resolver and CA files, for network "host"
+//!   layers/network/          etc: the resolver, for network "host"
+//!   layers/tools/            etc: CA files and links to compilers, for that and for commands
 //!   roots/none               overlay of common:base, read-only, and the host's /usr
-//!   roots/host               overlay of network:common:base, the same
+//!   roots/host               overlay of network:tools:common:base, the same
 //!   views/N                  the packages of one closure, each a bind mount
 //!   uppers/N                 a writable root, see `writable`
 //! ```
@@ -64,8 +65,9 @@ impl Base {
         base.base_layer()?;
         base.common_layer(runtime)?;
         base.network_layer()?;
+        base.tools_layer()?;
         base.root(Network::None, &["common", "base"])?;
-        base.root(Network::Host, &["network", "common", "base"])?;
+        base.root(Network::Host, &["network", "tools", "common", "base"])?;
         Ok(base)
     }
 
@@ -153,6 +155,14 @@ impl Base {
         for name in ["resolv.conf", "hosts", "gai.conf", "services"] {
             copy_if_there(&Path::new("/etc").join(name), &etc.join(name))?;
         }
+        Ok(())
+    }
+
+    fn tools_layer(&self) -> Result<(), SandboxError> {
+        let layer = self.layer("tools");
+        make_dir(&layer)?;
+        let etc = layer.join("etc");
+        make_dir(&etc)?;
         for directory in ["ssl", "ssl/certs", "pki", "pki/tls", "pki/tls/certs"] {
             make_dir(&etc.join(directory))?;
         }

@@ -8,14 +8,14 @@
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use hosier_zygote::wire::Walls;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::cgroup::{Cgroup, Pool};
-use super::ids::IdRange;
+use super::homes::Home;
+use super::ids::{IdRange, LeafId, LeafIds};
 use super::life::Kept;
 use super::view::{PACKAGES, View};
 use super::{Limits, MountPoint, Network, SandboxError, pidfd};
@@ -34,13 +34,16 @@ pub enum Purpose {
     Command,
 }
 
-/// A user namespace's ids and its control groups: one a tree of zygotes, one
-/// for all fresh processes.
+/// A user namespace's ids and its control groups: one a root zygote and all that descends
+/// from it. Its group goes when nobody lives there any more.
 #[derive(Debug)]
 pub struct UserNamespace {
-    pub(super) ids: IdRange,
     pub(super) pool: Pool,
-    pub(super) next_leaf: AtomicU64,
+    // Dropped after the pool, whose groups are in it.
+    #[expect(dead_code, reason = "given back by its drop")]
+    pub(super) home: Home,
+    pub(super) ids: IdRange,
+    pub(super) leaf_ids: LeafIds,
 }
 
 /// Walls that wait for a process.
@@ -67,7 +70,13 @@ pub struct Cell {
     pub(super) ids: Option<IdRange>,
     /// Its unprivileged id inside the user namespace.
     pub(super) uid: u32,
+    /// Holds that id, where others of the user namespace have theirs.
+    pub(super) leaf_id: Option<LeafId>,
+    /// The same, as the host numbers it.
+    pub(super) host_id: u32,
     pub(super) kept: Vec<Kept>,
+    /// Port of its loopback address on which it listens for the worker.
+    pub(super) outlet: Option<u16>,
 }
 
 /// What is asked of [`Sandboxes::cell`].
@@ -75,7 +84,7 @@ pub struct Order<'a> {
     pub purpose: Purpose,
     /// Whose zygote will fork it, or whose root it will be; `None` for a user
     /// namespace of its own.
-    pub namespace: Option<&'a UserNamespace>,
+    pub namespace: Option<&'a Arc<UserNamespace>>,
     pub network: Network,
     pub limits: &'a Limits,
     pub permit: Option<OwnedSemaphorePermit>,
@@ -143,6 +152,8 @@ impl Cell {
         tokio::task::spawn_blocking(move || {
             if let Err(error) = self.cgroup.kill().and_then(|()| self.cgroup.remove()) {
                 tracing::warn!(%error, "an abandoned control group could not be removed");
+                // Its ids may still be in use.
+                std::mem::forget((self.ids.take(), self.leaf_id.take()));
             }
         });
     }

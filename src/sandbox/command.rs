@@ -16,8 +16,8 @@ use tokio::runtime::RuntimeFlavor;
 
 use super::error::{About, During};
 use super::{
-    Limits, MountPoint, Network, Order, Output, Program, Purpose, SandboxError, Sandboxes, Started,
-    open_sealed,
+    Limits, MountPoint, Network, Order, Outlet, Output, Program, Purpose, SandboxError, Sandboxes, Started,
+    open_sealed, outlet,
 };
 
 /// A host directory shown inside a sandbox.
@@ -43,8 +43,11 @@ pub struct Command {
     pub binds: Vec<Bind>,
     /// `runtime_sec` bounds the run.
     pub limits: Limits,
-    /// `Host` also shows the host's CA files and resolver.
+    /// `Host` also shows the host's resolver.
     pub network: Network,
+    /// The one way out of a network namespace with `lo` alone; needs network `None`. It is open while
+    /// the command runs, and found by the variables of [`Outlet::env`], which replace those of `env`.
+    pub outlet: Option<Arc<Outlet>>,
 }
 
 /// How a [`Command`] ended.
@@ -116,15 +119,32 @@ impl Sandboxes {
             net: None,
         });
         let mut cell = cell.await?;
+        let mut env = command.env.clone();
+        if command.outlet.is_some() {
+            if command.network != Network::None {
+                let wrong = "an outlet is for a command with network \"none\"";
+                return Err(SandboxError::Unsupported(wrong.to_owned()));
+            }
+            // Also where the operator took this wall down: the outlet's port would be the host's.
+            cell.walls.namespaces |= libc::CLONE_NEWNET;
+            cell.walls.loopback = true;
+            cell.outlet = Some(outlet::PORT);
+            env.retain(|(name, _)| !Outlet::replaces(name));
+            env.extend(Outlet::env());
+        }
         let mut lent = lend(&command.binds, cell.root_id())?;
         for bind in &command.binds {
             let tree = if bind.writable { open_writable(&bind.source)? } else { open_sealed(&bind.source)? };
             cell.mount(bind.target.trim_start_matches('/'), tree);
         }
         let role = Role::Confined(self.confinement(&cell, Purpose::Command));
-        let program = Program { pid1: Pid1::Stub, role, argv: command.argv.clone(), env: &command.env };
+        let program = Program { pid1: Pid1::Stub, role, argv: command.argv.clone(), env: &env };
         let started = self.spawn(cell, program, None).await?;
         lent.to = Some(started.sandbox.pidfd());
+        let _serving = match &command.outlet {
+            Some(outlet) => Some(outlet.serve(&started.channel).await?),
+            None => None,
+        };
         let bound = Duration::from_secs(command.limits.runtime_sec.into());
         Ok(watch(started, bound).await)
     }

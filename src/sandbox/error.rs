@@ -28,6 +28,9 @@ pub enum SandboxError {
     Protocol(&'static str),
     #[error("the sandbox broke the protocol: {0}")]
     Frame(#[from] BadFrame),
+    /// It said that it had given everything up, and the kernel says otherwise.
+    #[error("the sandbox kept what it must give up: {0}")]
+    Unconfined(String),
     #[error("the sandbox ended")]
     Ended,
     #[error("the sandbox did not answer within {0} s")]
@@ -36,6 +39,10 @@ pub enum SandboxError {
     Full { limit: usize },
     #[error("no range of ids is left for another user namespace")]
     NoIds,
+    #[error("no id is left for another sandbox: all {count} of its tree are in use; restart the worker")]
+    NoLeafIds { count: u32 },
+    #[error("no name of a control group is left for another user namespace")]
+    NoHome,
     #[error("{0}")]
     Unsupported(String),
 }

@@ -13,10 +13,11 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use hosier_zygote::birth::{Birth, Pid1, Role};
+use hosier_zygote::quotas::Quotas;
 use hosier_zygote::sys::mount::{Attr, tmpfs};
 use hosier_zygote::sys::socket;
 use hosier_zygote::wire::{Confinement, ProcView, Walls};
@@ -26,9 +27,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::base::{STAGING, c_string};
 use super::cell::{Cell, Order, Purpose, UserNamespace};
 use super::cgroup::{Group, Pool};
+use super::confined::{self, Expected};
 use super::error::{About, During};
-use super::ids::{IdRange, Ids, RANGE};
+use super::homes::Homes;
+use super::ids::{Claims, FIRST_LEAF_ID, IdRange, Ids, LeafId, LeafIds, RANGE};
 use super::life::{Estate, Identity, Kept};
+use super::quotas::{self, Host};
 use super::roster::Roster;
 use super::seccomp::Filters;
 use super::writable::{Wanted, WritableRoot};
@@ -39,8 +43,6 @@ use crate::stats::Stats;
 
 /// Open descriptors of a confined process, at most.
 const FILES: u64 = 1024;
-/// Leaves of a tree take their ids from here up, inside the tree's range.
-const FIRST_LEAF_ID: u32 = 1_000;
 
 /// What a writable root holds of our own, beside what its sandbox may write.
 const OWN_MIB: u32 = 32;
@@ -84,15 +86,19 @@ pub struct Sandboxes {
     pub filters: Filters,
     pub undertaker: Undertaker,
     pub tuning: Tuning,
-    group_names: Vec<String>,
-    hierarchies: super::cgroup::Hierarchies,
+    homes: Homes,
     ids: Ids,
     fresh: Pool,
-    /// Of fresh processes, and of each tree.
-    groups: Mutex<Vec<Arc<Group>>>,
+    /// Of fresh processes, and of each user namespace that stands.
+    groups: Mutex<Vec<Weak<Group>>>,
+    quotas: Quotas,
     places: Arc<Semaphore>,
     roster: Roster,
+    /// Seccomp filters on the worker itself.
+    own_filters: u64,
     next: AtomicU64,
+    /// Descriptors that a process below this one may have: no sandbox can be given more.
+    descriptor_limit: u64,
 }
 
 /// What [`Sandboxes`] is made of.
@@ -100,9 +106,10 @@ pub struct Parts {
     pub spawner: Spawner,
     pub base: Base,
     pub hierarchies: super::cgroup::Hierarchies,
-    /// The first for fresh processes, the others for trees.
+    /// The first for fresh processes, the others for user namespaces.
     pub group_names: Vec<String>,
     pub seed: u32,
+    pub claims: Claims,
     pub limits: Limits,
     pub tuning: Tuning,
     pub stats: Arc<Stats>,
@@ -112,37 +119,43 @@ impl Sandboxes {
     /// # Errors
     /// A control group or filter could not be made.
     pub fn new(parts: Parts) -> Result<Arc<Self>, SandboxError> {
-        let group = Arc::new(Group::create(&parts.hierarchies, &parts.group_names[0])?);
+        let mut names = parts.group_names.into_iter();
+        let fresh = names.next().ok_or(SandboxError::NoHome)?;
+        let group = Arc::new(Group::create(&parts.hierarchies, &fresh)?);
         Ok(Arc::new(Self {
             spawner: parts.spawner,
             base: parts.base,
             filters: Filters::builtin()?,
             undertaker: Undertaker::start(parts.stats).about("the undertaker's thread")?,
             tuning: parts.tuning,
-            groups: Mutex::new(vec![Arc::clone(&group)]),
+            groups: Mutex::new(vec![Arc::downgrade(&group)]),
             fresh: Pool::new(group, 0, parts.limits, None),
-            group_names: parts.group_names,
-            hierarchies: parts.hierarchies,
-            ids: Ids::new(parts.seed),
+            homes: Homes::new(parts.hierarchies, names),
+            ids: Ids::new(parts.seed, parts.claims),
+            quotas: quotas::shares(&Host::read(), parts.tuning.max_sandboxes, parts.tuning.netns_pool),
             places: Arc::new(Semaphore::new(parts.tuning.max_sandboxes)),
             roster: Roster::default(),
+            own_filters: confined::own_filters(),
             next: AtomicU64::new(1),
+            descriptor_limit: super::host::descriptor_limit(),
         }))
     }
 
-    /// A user namespace for tree number `tree`.
+    /// A user namespace for a root zygote and its descendants.
     ///
     /// # Errors
     /// Its control group could not be made.
-    pub fn user_namespace(&self, tree: usize, limits: Limits) -> Result<Arc<UserNamespace>, SandboxError> {
+    pub fn user_namespace(&self, limits: Limits) -> Result<Arc<UserNamespace>, SandboxError> {
         let ids = self.ids.take()?;
         let owner = (ids.first(), ids.first());
-        let group = Group::create(&self.hierarchies, &self.group_names[1 + tree])?;
+        let (home, group) = self.homes.take()?;
         group.delegate_procs(owner)?;
         let group = Arc::new(group);
-        self.groups.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&group));
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        groups.retain(|group| group.strong_count() > 0);
+        groups.push(Arc::downgrade(&group));
         let pool = Pool::new(group, self.tuning.cgroup_pool, limits, Some(owner));
-        Ok(Arc::new(UserNamespace { ids, pool, next_leaf: AtomicU64::new(0) }))
+        Ok(Arc::new(UserNamespace { pool, home, ids, leaf_ids: LeafIds::new() }))
     }
 
     /// A pool of network namespaces for what is forked below a root zygote; `None`
@@ -190,7 +203,7 @@ impl Sandboxes {
     /// As the control groups' files.
     pub fn memory_in_use(&self) -> Result<u64, SandboxError> {
         let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        groups.iter().try_fold(0, |sum, group| Ok(sum + group.memory_held()?))
+        groups.iter().filter_map(Weak::upgrade).try_fold(0, |sum, group| Ok(sum + group.memory_held()?))
     }
 
     /// Places that are taken.
@@ -212,7 +225,7 @@ impl Sandboxes {
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let ids = if namespace.is_none() { Some(self.ids.take()?) } else { None };
-        let uid = self.uid(purpose, namespace);
+        let (uid, leaf_id) = identity(purpose, namespace.map(Arc::as_ref))?;
         let first = ids.as_ref().or(namespace.map(|namespace| &namespace.ids)).map_or(0, IdRange::first);
         let (socket, child_socket) = match purpose {
             Purpose::Leaf => socket::stream_pair(),
@@ -222,10 +235,14 @@ impl Sandboxes {
         socket::want_credentials(socket.as_fd()).during("a sandbox's socket")?;
         let (log, child_log) = log_pipe(first + uid)?;
         let mut kept = Vec::new();
+        if let Some(namespace) = namespace.filter(|_| purpose == Purpose::Zygote) {
+            kept.push(Kept::Namespace(Arc::clone(namespace)));
+        }
         let root = match writable {
             None => self.base.clone_root(network)?,
             Some(mount_points) => {
-                let root = self.writable_root(network, first, uid, mount_points).await?;
+                let tools = purpose == Purpose::Command;
+                let root = self.writable_root(network, tools, first, uid, mount_points).await?;
                 let tree = root.open()?;
                 kept.push(Kept::Root(root));
                 tree
@@ -265,26 +282,18 @@ impl Sandboxes {
             permit,
             ids,
             uid,
+            leaf_id,
+            host_id: first + uid,
             kept,
+            outlet: None,
         })
-    }
-
-    /// The id that foreign code will run under, inside the user namespace.
-    fn uid(&self, purpose: Purpose, namespace: Option<&UserNamespace>) -> u32 {
-        match (purpose, namespace) {
-            (Purpose::Zygote | Purpose::Command, _) => 0,
-            (Purpose::Leaf, None) => FIRST_LEAF_ID,
-            (Purpose::Leaf, Some(namespace)) => {
-                let number = namespace.next_leaf.fetch_add(1, Ordering::Relaxed);
-                FIRST_LEAF_ID + (number % u64::from(RANGE - 2 * FIRST_LEAF_ID)) as u32
-            }
-        }
     }
 
     /// A root for `uid` of the range that begins at `first`.
     async fn writable_root(
         &self,
         network: Network,
+        tools: bool,
         first: u32,
         uid: u32,
         mount_points: &[MountPoint],
@@ -294,6 +303,7 @@ impl Sandboxes {
         let userns = self.spawner.map(vec![(0, owner, 1), (1, first + 1, FIRST_LEAF_ID - 1)]).await?;
         let wanted = Wanted {
             network,
+            tools,
             owner,
             size_mib: self.tuning.tmp_mib.saturating_add(OWN_MIB),
             inodes: self.tuning.tmp_inodes.saturating_add(OWN_INODES),
@@ -334,6 +344,7 @@ impl Sandboxes {
             (_, None) => &self.filters.narrow,
         };
         let files = if purpose == Purpose::Command { 4 * FILES } else { FILES };
+        let files = files.min(self.descriptor_limit);
         Confinement { uid: cell.uid, gid: cell.uid, files, filter: self.filter(filter.as_bytes()) }
     }
 
@@ -364,8 +375,10 @@ impl Sandboxes {
             walls,
             first_id,
             ids: RANGE,
+            quotas: self.quotas.clone(),
             pid1: program.pid1,
             role: program.role,
+            outlet: cell.outlet,
             argv: program.argv,
             env: program.env.to_vec(),
         };
@@ -373,6 +386,12 @@ impl Sandboxes {
         let mut started = self.started(cell, process.pidfd)?;
         started.ended = Some(process.ended);
         Ok(started)
+    }
+
+    /// What a forked leaf with this host id has left once it is confined: its zygote's long
+    /// filter and its own short one, and what the worker has itself.
+    fn expected(&self, id: u32) -> Expected {
+        Expected { id, filters: if self.tuning.seccomp { self.own_filters + 2 } else { 0 } }
     }
 
     /// A process was born in `cell`.
@@ -385,13 +404,29 @@ impl Sandboxes {
             _printing: printing,
             cgroup: cell.cgroup,
             ids: cell.ids,
+            leaf_id: cell.leaf_id,
             permit: cell.permit,
             kept: cell.kept,
         };
-        let identity = Identity { id: cell.id, purpose: cell.purpose };
+        let identity = Identity { id: cell.id, purpose: cell.purpose, expected: self.expected(cell.host_id) };
         let sandbox = Sandbox::new(identity, pidfd, estate, self.undertaker.clone(), self.roster.clone());
         let channel = Channel::new(cell.socket).about("a sandbox's socket")?;
         Ok(Started { sandbox, channel, output, ended: None })
+    }
+}
+
+/// The id that foreign code will run under, inside the user namespace.
+fn identity(
+    purpose: Purpose,
+    namespace: Option<&UserNamespace>,
+) -> Result<(u32, Option<LeafId>), SandboxError> {
+    match (purpose, namespace) {
+        (Purpose::Zygote | Purpose::Command, _) => Ok((0, None)),
+        (Purpose::Leaf, None) => Ok((FIRST_LEAF_ID, None)),
+        (Purpose::Leaf, Some(namespace)) => {
+            let id = namespace.leaf_ids.take()?;
+            Ok((id.inside(), Some(id)))
+        }
     }
 }
 

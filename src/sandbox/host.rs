@@ -6,6 +6,7 @@ use std::path::Path;
 use caps::{CapSet, Capability, CapsHashSet};
 use hosier_zygote::sys::mount::{FsContext, isolate_propagation};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::SandboxError;
 
@@ -96,11 +97,14 @@ pub fn trim_capabilities() -> Result<(), SandboxError> {
     caps::set(None, CapSet::Permitted, &keep).map_err(failed)
 }
 
-/// Raises the number of descriptors to what this process may have: a sandbox takes
-/// seven of the worker's.
+/// Returns the number of descriptors that this process may have, and any that it starts.
+pub fn descriptor_limit() -> u64 {
+    // It fails for a resource that there is not.
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(_, hard)| hard)
+}
+
+/// Raises the number of descriptors to what this process may have.
 pub fn raise_descriptor_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
+    let hard = descriptor_limit();
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
 }

@@ -20,12 +20,13 @@ use hosier_zygote::sys::process::kill_pidfd;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::cgroup::{Cgroup, Usage};
-use super::ids::IdRange;
+use super::confined::{Expected, kept};
+use super::ids::{IdRange, LeafId};
 use super::pidfd;
 use super::roster::{Line, Roster};
 use super::visit::{Placed, attach_inside};
 use super::writable::WritableRoot;
-use super::{Limits, OutputGuard, SandboxError, View};
+use super::{Limits, OutputGuard, SandboxError, UserNamespace, View};
 use crate::stats::Stats;
 
 /// Longest wait for a killed process to be gone.
@@ -39,6 +40,8 @@ pub(super) struct Estate {
     pub cgroup: Cgroup,
     /// Its own range of ids, where it has a user namespace of its own.
     pub ids: Option<IdRange>,
+    /// Its id among those of its tree.
+    pub leaf_id: Option<LeafId>,
     #[expect(dead_code, reason = "given back by its drop")]
     pub permit: Option<OwnedSemaphorePermit>,
     /// Prepared mounts that it has clones of.
@@ -52,14 +55,18 @@ pub(super) struct Estate {
 pub(super) struct Identity {
     pub id: u64,
     pub purpose: super::Purpose,
+    /// What it has left once it is confined.
+    pub expected: Expected,
 }
 
-/// A prepared mount that must outlive a sandbox's birth.
+/// What must outlive a sandbox, not only its birth.
 #[derive(Debug)]
 #[expect(dead_code, reason = "kept for their drop")]
 pub(super) enum Kept {
     View(Arc<View>),
     Root(WritableRoot),
+    /// The namespace that it is the root of.
+    Namespace(Arc<UserNamespace>),
 }
 
 /// A living sandbox.
@@ -67,6 +74,7 @@ pub(super) enum Kept {
 pub struct Sandbox {
     id: u64,
     pidfd: Arc<OwnedFd>,
+    expected: Expected,
     paused: bool,
     estate: Option<Estate>,
     undertaker: Undertaker,
@@ -82,13 +90,13 @@ impl Sandbox {
         roster: Roster,
     ) -> Self {
         estate.cgroup.born();
-        let Identity { id, purpose } = identity;
+        let Identity { id, purpose, expected } = identity;
         let cgroup = estate.cgroup.paths().into_iter().next().unwrap_or_default();
         let pidfd = Arc::new(pidfd);
         let (since, shown) = (Instant::now(), Arc::clone(&pidfd));
         let role = String::new();
         roster.lines().insert(id, Line { purpose, since, paused: false, cgroup, pidfd: shown, role });
-        Self { id, pidfd, paused: false, estate: Some(estate), undertaker, roster }
+        Self { id, pidfd, expected, paused: false, estate: Some(estate), undertaker, roster }
     }
 
     pub fn id(&self) -> u64 {
@@ -105,6 +113,25 @@ impl Sandbox {
     /// It is gone, or has no such directory.
     pub fn attach(&self, mounts: &[Placed]) -> Result<(), SandboxError> {
         attach_inside(&self.pidfd, mounts)
+    }
+
+    /// Asks the kernel whether its first process has given up everything and is alone.
+    ///
+    /// # Errors
+    /// [`SandboxError::Unconfined`] names what it kept; [`SandboxError::Ended`] if it is gone.
+    pub fn check_confined(&self) -> Result<(), SandboxError> {
+        let pid = pidfd::number(&self.pidfd).filter(|pid| *pid > 0).ok_or(SandboxError::Ended)?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let alone = self.estate.as_ref().is_some_and(|estate| estate.cgroup.has_only(pid).unwrap_or(false));
+        let kept = match kept(&status, self.expected) {
+            None if !alone => Some("company in its control group".to_owned()),
+            kept => kept,
+        };
+        // Its number was its own all the while, if it still lives.
+        if self.has_ended() {
+            return Err(SandboxError::Ended);
+        }
+        kept.map_or(Ok(()), |kept| Err(SandboxError::Unconfined(kept)))
     }
 
     /// Changes what it may use.
@@ -209,6 +236,11 @@ impl Drop for Sandbox {
     }
 }
 
+/// Keeps for good what somebody who could not be killed may still use: ids, and mounts.
+fn never_give_back(range: &mut Option<IdRange>, leaf_id: &mut Option<LeafId>, kept: &mut Vec<Kept>) {
+    std::mem::forget((range.take(), leaf_id.take(), std::mem::take(kept)));
+}
+
 #[derive(Debug)]
 struct Remains {
     killed: Instant,
@@ -244,8 +276,8 @@ impl Undertaker {
             for mut remains in lingering {
                 if !end(&mut remains, GONE_MS) {
                     tracing::warn!(cgroup = remains.estate.cgroup.name(), "a sandbox could not be killed");
-                    // Its ids may still be in use.
-                    std::mem::forget(remains.estate.ids.take());
+                    let Estate { ids, leaf_id, kept, .. } = &mut remains.estate;
+                    never_give_back(ids, leaf_id, kept);
                 }
                 remove(*remains, &late_stats);
             }
@@ -270,11 +302,11 @@ fn end(remains: &mut Remains, bound_ms: u64) -> bool {
 }
 
 fn remove(remains: Remains, stats: &Stats) {
-    let killed = remains.killed;
-    let cgroup = remains.estate.cgroup;
-    let name = cgroup.name().to_owned();
-    if let Err(error) = cgroup.remove() {
+    let Remains { killed, mut estate, .. } = remains;
+    let name = estate.cgroup.name().to_owned();
+    if let Err(error) = estate.cgroup.remove() {
         tracing::warn!(cgroup = name, %error, "a control group could not be removed");
+        never_give_back(&mut estate.ids, &mut estate.leaf_id, &mut estate.kept);
     }
     stats.record("Destroy()", killed.elapsed());
 }

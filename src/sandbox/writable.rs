@@ -43,6 +43,8 @@ pub struct MountPoint {
 /// What a writable root is for.
 pub struct Wanted<'a> {
     pub network: Network,
+    /// Whether the host's CA files, and links to its compilers, are shown.
+    pub tools: bool,
     /// Host id of who owns it.
     pub owner: u32,
     pub size_mib: u32,
@@ -85,6 +87,9 @@ impl WritableRoot {
         }
         let upper = self.path.join("upper");
         copy_tree(&base.layer("common"), &upper, wanted.owner)?;
+        if wanted.tools {
+            copy_tree(&base.layer("tools"), &upper, wanted.owner)?;
+        }
         if wanted.network == Network::Host {
             copy_tree(&base.layer("network"), &upper, wanted.owner)?;
         }

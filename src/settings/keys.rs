@@ -108,7 +108,7 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "worker_url",
         text(|host| !host.is_empty() && !host.contains("/"), "a host name or address, without a scheme"),
-        "The host name or address to listen on. \"0.0.0.0\" is every interface: the API has no\naccess control, so put a proxy in front.",
+        "The host name or address to listen on. \"0.0.0.0\" is every interface: whoever reaches it may call\nevery function. All else is for http.admin to say.",
     ),
     key(
         "worker_port",
@@ -178,6 +178,27 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key("installer_limits.swappiness", Allowed::Number(0, 100), "Willingness to swap (default 0)."),
     key("installer_limits.runtime_sec", Allowed::Number(0, YEAR_S), "Longest run in seconds (default 300)."),
+    key(
+        "max_limits.procs",
+        Allowed::Number(0, 65_536),
+        "What a function's `ol.yaml` may ask for at most; 0 is the default. Processes and threads\n(default 4096).",
+    ),
+    key(
+        "max_limits.mem_mb",
+        Allowed::Number(0, MIB_MAX),
+        "Memory in MiB (default: mem_pool_mb, or what the machine has).",
+    ),
+    key(
+        "max_limits.cpu_percent",
+        Allowed::Number(0, 102_400),
+        "Share of one core in percent (default 102400).",
+    ),
+    key("max_limits.swappiness", Allowed::Number(0, 100), "Willingness to swap (default 100)."),
+    key(
+        "max_limits.runtime_sec",
+        Allowed::Number(0, YEAR_S),
+        "Longest run of one call in seconds (default 86400).",
+    ),
     key(
         "features.import_cache",
         text(|kind| matches!(kind, "" | "tree" | "multitree"), "\"tree\", \"multitree\" or \"\""),
@@ -268,7 +289,7 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "zygote.learn",
         BOOL,
-        "Grow a zygote again with the modules of its packages that its leaves were seen to import.",
+        "Grow zygotes that import, below their packages' top level, what a function was seen to import before its\nfirst call; they serve functions that import the same.",
     ),
     key(
         "zygote.immortal",
@@ -320,11 +341,26 @@ pub(super) const KEYS: &[Key] = &[
         "Memory that the bodies of all requests may have together, in MiB; what finds none in two seconds is\nanswered 503. Bodies of up to 64 KiB need none.",
     ),
     key(
+        "http.admin",
+        text(|kind| matches!(kind, "token" | "open"), "\"token\" or \"open\""),
+        "Who may use all that is not a call (/registry, /debug) at the port: \"token\", who sends the token in\nDIR/token; \"open\", who reaches the port, as OpenLambda has it. The worker's own socket needs neither.\nThe port is to be addressed as localhost, as an address it listens on, or as worker_url, and from no foreign page.",
+    ),
+    key(
         "installer.uv",
         PATH,
         "The `uv` that installs packages. \"\" looks in DIR/tools, beside `hosier`, and in PATH.",
     ),
     key("installer.parallel", Allowed::Number(1, 64), "Packages installed at one time."),
+    key(
+        "installer.hosts",
+        text(hosts_fit, "places as HOST or HOST:PORT, with spaces between"),
+        "What installs may reach beside the package index and port 443 of public addresses: HOST:PORT\n(or HOST, for port 443), several with spaces between. What is named here may be in a private\nnetwork or on this machine.",
+    ),
+    key(
+        "installer.transfer_mb",
+        Allowed::Number(1, MIB_MAX),
+        "What one step of an install may move over the network, in MiB.",
+    ),
     inert("trace.cgroups", BOOL),
     inert("trace.memory", BOOL),
     inert("trace.evictor", BOOL),
@@ -344,6 +380,10 @@ fn registry_fits(text: &str) -> bool {
         Some((scheme, path)) => scheme == "file" && path.starts_with('/'),
         None => !text.contains('\0'),
     }
+}
+
+fn hosts_fit(text: &str) -> bool {
+    text.split_whitespace().all(|place| place.parse::<crate::sandbox::outlet::Place>().is_ok())
 }
 
 fn mirror_fits(text: &str) -> bool {

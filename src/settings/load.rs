@@ -182,6 +182,20 @@ mod tests {
     }
 
     #[test]
+    fn places_of_installs_are_hosts_with_or_without_a_port() {
+        let hosts = load("installer.hosts = \"files.corp  [fd00::1]:8443 10.0.0.7:80\"", &[])
+            .unwrap()
+            .installer
+            .hosts;
+        let texts: Vec<_> = hosts.iter().map(ToString::to_string).collect();
+        assert_eq!(texts, ["files.corp:443", "[fd00::1]:8443", "10.0.0.7:80"]);
+        for wrong in ["http://files.corp", "a,b", "10.0.0.0/8", "h:0", "*.corp"] {
+            let error = load(&format!("installer.hosts = \"{wrong}\""), &[]).unwrap_err();
+            assert!(error.contains("installer.hosts") && error.contains("HOST:PORT"), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
     fn a_tree_comes_as_a_path_as_text_or_as_a_table() {
         let tree = r#"{"packages": [], "children": [{"packages": ["a==1", "b==2"]}]}"#;
         let over = format!("import_cache_tree={tree},worker_port=9");

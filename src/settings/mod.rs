@@ -19,6 +19,7 @@ use std::time::Duration;
 pub use default_file::default_file;
 pub use load::SettingsError;
 
+use crate::sandbox::outlet::Place;
 use crate::sandbox::{Limits, Network};
 use raw::Raw;
 
@@ -46,6 +47,8 @@ pub struct Settings {
     pub stop_timeout: Duration,
     pub limits: Limits,
     pub installer_limits: Limits,
+    /// The most that a function's own limits may be; where memory is 0, what the machine has.
+    pub max_limits: Limits,
     pub features: Features,
     pub sandbox: SandboxSettings,
     pub zygote: ZygoteSettings,
@@ -143,6 +146,16 @@ pub struct HttpSettings {
     pub max_connections: usize,
     pub max_pending: usize,
     pub body_budget_bytes: usize,
+    pub admin: Admin,
+}
+
+/// Who may use, at the port, all that is not a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admin {
+    /// Clients that send the worker's token.
+    Token,
+    /// Every client that reaches the port.
+    Open,
 }
 
 #[derive(Debug, Clone)]
@@ -150,6 +163,10 @@ pub struct InstallerSettings {
     /// None: looked for.
     pub uv: Option<PathBuf>,
     pub parallel: usize,
+    /// Places that installs may reach beside the index and public addresses.
+    pub hosts: Vec<Place>,
+    /// Most that one step of an install moves over the network, in MiB.
+    pub transfer_mib: u64,
 }
 
 impl Settings {
@@ -177,6 +194,13 @@ impl Settings {
         let functions = Limits::default();
         let installers =
             Limits { procs: 64, mem_mb: 250, cpu_percent: 200, runtime_sec: 300, ..Limits::default() };
+        let most = Limits {
+            procs: 4096,
+            mem_mb: raw.mem_pool_mb,
+            cpu_percent: 102_400,
+            swappiness: 100,
+            runtime_sec: 86_400,
+        };
         Self {
             worker_dir: below(&raw.worker_dir, "worker"),
             worker_url: raw.worker_url,
@@ -192,6 +216,7 @@ impl Settings {
             stop_timeout: s(raw.stop_timeout_s),
             limits: raw.limits.or(functions),
             installer_limits: raw.installer_limits.or(installers),
+            max_limits: raw.max_limits.or(most),
             features: Features {
                 import_cache: !raw.features.import_cache.is_empty(),
                 enable_seccomp: raw.features.enable_seccomp,
@@ -245,10 +270,18 @@ impl Settings {
                 max_connections: raw.http.max_connections as usize,
                 max_pending: raw.http.max_pending as usize,
                 body_budget_bytes: (raw.http.body_budget_mb as usize) << 20,
+                admin: if raw.http.admin == "open" { Admin::Open } else { Admin::Token },
             },
             installer: InstallerSettings {
                 uv: Some(raw.installer.uv).filter(|path| !path.is_empty()).map(|path| dir.join(path)),
                 parallel: raw.installer.parallel as usize,
+                hosts: raw
+                    .installer
+                    .hosts
+                    .split_whitespace()
+                    .filter_map(|place| place.parse().ok())
+                    .collect(),
+                transfer_mib: raw.installer.transfer_mb.into(),
             },
             trace_latency: raw.trace.latency,
             dir: dir.to_owned(),

@@ -41,6 +41,7 @@ section!(
         stop_timeout_s: u64 = 10,
         limits: PartialLimits = PartialLimits::default(),
         installer_limits: PartialLimits = PartialLimits::default(),
+        max_limits: PartialLimits = PartialLimits::default(),
         features: RawFeatures = RawFeatures::default(),
         sandbox: RawSandbox = RawSandbox::default(),
         zygote: RawZygote = RawZygote::default(),
@@ -110,9 +111,15 @@ section!(RawHttp {
     max_connections: u32 = 1024,
     max_pending: u32 = 1024,
     body_budget_mb: u32 = 256,
+    admin: String = "token".to_owned(),
 });
 
-section!(RawInstaller { uv: String = String::new(), parallel: u32 = 2 });
+section!(RawInstaller {
+    uv: String = String::new(),
+    parallel: u32 = 2,
+    hosts: String = String::new(),
+    transfer_mb: u32 = 16_384,
+});
 
 section!(RawTrace {
     cgroups: bool = false,

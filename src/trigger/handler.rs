@@ -1,8 +1,8 @@
 //! One request, from its head to its answer.
 //!
 //! ```text
-//! head ──route──> body (bounded) ──> engine ──> answer
-//!    └── refusal ───┴─────────────────┴──> status
+//! head ──route, access──> body (bounded) ──> engine ──> answer
+//!    └─────── refusal ───────┴─────────────────┴──> status
 //! ```
 //!
 //! Nothing is spawned: the future lives in its connection's task and is dropped
@@ -25,6 +25,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::HttpSettings;
+use super::access::is_public;
 use super::answer;
 use super::body::{Bounds, Upload};
 use super::budget::Budget;
@@ -79,7 +80,13 @@ async fn reply<E: Engine>(
     progress: &Progress,
 ) -> Reply {
     let engine = &desk.engine;
-    match route(door, &head.method, head.uri.path())? {
+    let path = head.uri.path();
+    let routed = route(door, &head.method, path);
+    let is_nothing = matches!(routed, Err(Refusal::UnknownPath { .. }));
+    if door == Door::Tcp && !is_public(path) && !is_nothing {
+        desk.settings.access.check(head.uri.authority(), &head.headers)?;
+    }
+    match routed? {
         Route::Run { name, rest } => {
             let began = Instant::now();
             let reply = run(desk, head, name, rest, upload, progress).await;

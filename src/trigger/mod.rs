@@ -5,7 +5,7 @@
 //! bind ──> serve: accept, cap, stop ──> one task a connection (hyper, http1)
 //!                                          │  socket: deadlines on the wire
 //!                                          v
-//!          route: path, method ──> handler: body (bounded) ──> lambda::Engine
+//!          route: path, method ──> access: may it? ──> handler: body (bounded) ──> lambda::Engine
 //!                                          │
 //!          status: refusal ──> code   <────┴────>   answer: the function's own
 //! ```
@@ -28,6 +28,7 @@
 
 use std::time::Duration;
 
+mod access;
 mod answer;
 mod bind;
 mod body;
@@ -39,12 +40,15 @@ mod seat;
 mod serve;
 mod socket;
 mod status;
+mod token;
 
 #[cfg(test)]
 mod tests;
 
+pub use access::{Access, Admin};
 pub use bind::{OwnSocket, TriggerError, bind, bind_own};
 pub use serve::serve;
+pub use token::{Token, TokenError};
 
 /// Bytes of a request's head (its first line and headers), at most.
 pub const HEAD_LIMIT_BYTES: usize = 64 * 1024;
@@ -72,6 +76,8 @@ pub struct HttpSettings {
     pub max_pending: usize,
     /// How long requests in flight may go on after a stop was asked for.
     pub stop_timeout: Duration,
+    /// Who is let in, at the port, to all that is not a call.
+    pub access: Access,
 }
 
 impl Default for HttpSettings {
@@ -85,6 +91,7 @@ impl Default for HttpSettings {
             max_connections: 1024,
             max_pending: 1024,
             stop_timeout: Duration::from_secs(5),
+            access: Access::default(),
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::lambda::{BadName, FunctionName};
 /// Where a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Door {
-    /// Anyone who reaches the port.
+    /// The port: anyone who reaches it, and whom [`super::access`] lets in for more than a call.
     Tcp,
     /// The worker's own Unix socket: root on this machine.
     Own,

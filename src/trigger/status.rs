@@ -1,8 +1,8 @@
 //! The one place that maps what went wrong to an HTTP status.
 //!
 //! ```text
-//! caller     400 404 405 408 413      capacity   429 503, with Retry-After
-//! function   500 502 504              worker     500
+//! caller     400 401 403 404 405 408 413      capacity   429 503, with Retry-After
+//! function   500 502 504                      worker     500
 //! ```
 //!
 //! The body is `{"error": "...", "reason": "<kind>"}`; a method that a function's
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 
 use crate::lambda::{BadName, Blame, InvokeError, RegistryFault};
@@ -31,6 +31,19 @@ pub(super) enum Refusal {
     BadName(#[from] BadName),
     #[error("nothing is at {path:?}; functions are at /run/NAME, the registry at /registry/")]
     UnknownPath { path: String },
+    #[error(
+        "{} is only for the worker's operator: ask over the worker's own socket (as `hosier` does), or send the header \
+         `Authorization: Bearer TOKEN` with the content of the file `token` in the worker's directory; with http.admin = \
+         \"open\" the worker lets in everyone who reaches the port",
+        if *shown { "the token that was sent is not this worker's, and this" } else { "this" }
+    )]
+    NotLetIn { shown: bool },
+    #[error(
+        "{header} {value:?} is foreign to this worker, and all but calls is only for requests that were meant for it: \
+         address it as localhost:{port}, by the address it listens on, or by its worker_url, with the port, and from no page \
+         of another origin"
+    )]
+    Foreign { kind: &'static str, header: &'static str, value: String, port: u16 },
     #[error("{method} is not possible here; allowed: {allow}")]
     WrongMethod { method: String, allow: &'static str },
     #[error("the body is larger than the limit of {limit_bytes} bytes")]
@@ -62,6 +75,8 @@ impl Refusal {
                 Blame::Worker => StatusCode::INTERNAL_SERVER_ERROR,
             },
             Refusal::BadName(_) | Refusal::BodyBroken => StatusCode::BAD_REQUEST,
+            Refusal::NotLetIn { .. } => StatusCode::UNAUTHORIZED,
+            Refusal::Foreign { .. } => StatusCode::FORBIDDEN,
             Refusal::UnknownPath { .. } => StatusCode::NOT_FOUND,
             Refusal::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Refusal::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -83,6 +98,9 @@ impl Refusal {
                 Blame::Worker => "registry",
             },
             Refusal::BadName(_) => "bad-name",
+            Refusal::NotLetIn { shown: true } => "wrong-token",
+            Refusal::NotLetIn { shown: false } => "no-token",
+            Refusal::Foreign { kind, .. } => kind,
             Refusal::UnknownPath { .. } => "unknown-path",
             Refusal::WrongMethod { .. } => "wrong-method",
             Refusal::BodyTooLarge { .. } => "body-too-large",
@@ -124,6 +142,9 @@ impl Refusal {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         if let Some(allow) = self.allow() {
             headers.insert(ALLOW, allow);
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"hosier\""));
         }
         if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));

@@ -24,6 +24,9 @@ use crate::sandbox::{Channel, Output, Placed, Sandbox, SandboxError, Started, pi
 /// Longest wait for what a leaf that hung up said before.
 const LAST_WORD_BOUND: Duration = Duration::from_secs(1);
 
+/// Longest wait for a leaf to give up everything.
+const CONFINE_BOUND: Duration = Duration::from_secs(10);
+
 /// A leaf of one function.
 #[derive(Debug)]
 pub struct Leaf {
@@ -137,8 +140,30 @@ impl Leaf {
         self.born = Some(self.begun);
     }
 
-    /// Tells a blank what to do while it waits.
-    pub(super) async fn prepare(&mut self, mut message: Prepare) -> Result<(), SandboxError> {
+    /// Has it give up everything before anything of a function is near it, and asks the
+    /// kernel whether it did: its memory is its node's, which packages can write. A blank
+    /// then does what else the message says, while it waits.
+    ///
+    /// # Errors
+    /// It did not, or not within a bound.
+    pub(super) async fn confine(&mut self, message: Prepare) -> Result<(), SandboxError> {
+        let done = tokio::time::timeout(CONFINE_BOUND, async {
+            self.prepare(message).await?;
+            if self.born.is_none() {
+                self.await_birth().await?;
+            }
+            let said = self.read_header().await?;
+            match said.kind {
+                Kind::Confined if said.head == 0 && said.body == 0 => Ok(()),
+                Kind::Failed => Err(self.failure(said).await?.into()),
+                _ => Err(SandboxError::Protocol("a frame before it was confined")),
+            }
+        });
+        done.await.unwrap_or(Err(SandboxError::TimedOut(CONFINE_BOUND.as_secs())))?;
+        self.sandbox.check_confined()
+    }
+
+    async fn prepare(&mut self, mut message: Prepare) -> Result<(), SandboxError> {
         let prepare = |message: &Prepare| frame(Kind::Prepare, 0, &wire::encode(message), &[]);
         let frame = prepare(&message).or_else(|| {
             message.prefault = Default::default();
@@ -147,13 +172,6 @@ impl Leaf {
         // It must not become a function's without this.
         let frame = frame.ok_or(SandboxError::Protocol("a confinement beyond the wire's bounds"))?;
         self.channel.write_all(&frame).await.map_err(|error| self.ended(error))
-    }
-
-    /// Its first answer said what it had to import.
-    pub(super) fn teach(&self, imported: &[String]) {
-        if let Some(zygote) = &self.zygote {
-            zygote.learned().learn(imported);
-        }
     }
 
     /// What looks at the pages that it touched up to now, if its zygote wants to

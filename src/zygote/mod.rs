@@ -10,17 +10,18 @@
 //!   ├ age        which node has served long enough (pure)
 //!   ├ evict      which node goes when there is no room (pure)
 //!   ├ replicas   when a node needs another zygote (pure)
-//!   ├ select     which node serves a set of pins (pure)
+//!   ├ select     which node serves a set of pins and modules (pure)
 //!   ├ snapshot   what makes a node one function's own
 //!   └ node       one zygote process: forks, grows children
-//! learned      the modules that leaves of a node import by themselves (pure)
+//! modules      the modules that a function imports by itself (pure)
 //! working_set  the pages that leaves of a node touch
 //! leaf       a started sandbox that answers requests
 //! pin        a package at a version
 //! ```
 //!
 //! The subset rule, which is also the security rule: a function is forked only from a
-//! node whose packages are all among its own, by name and exact version.
+//! node whose packages are all among its own, by name and exact version, and whose modules
+//! below these packages are all among those that the function imports by itself.
 
 mod age;
 mod blanks;
@@ -28,7 +29,7 @@ mod error;
 mod evict;
 mod forest;
 mod leaf;
-mod learned;
+mod modules;
 mod node;
 mod pin;
 mod prefault;
@@ -37,12 +38,14 @@ mod replicas;
 mod select;
 mod snapshot;
 mod template;
+mod users;
 mod working_set;
 
 pub use age::Ageing;
 pub use error::ZygoteError;
-pub use forest::{Forest, ForestParts, Need, OnPath, Packages, Spent};
+pub use forest::{Forest, ForestParts, Need, Observed, OnPath, Packages, Spent};
 pub use leaf::{Leaf, Reply};
+pub use modules::{Head, Modules, OwnModules};
 pub use node::POOLS;
 pub use pin::{BadPin, Pin, Pins, normalize};
 pub use snapshot::{Owner, Snapshot};

@@ -10,7 +10,6 @@
 //! is the stub that its leaves live under, so the last leaf must be gone before
 //! the sandbox is dropped, even if the interpreter died long ago.
 
-use std::collections::BTreeSet;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +18,6 @@ use std::time::{Duration, Instant};
 use hosier_zygote::birth::{Pid1, Role};
 use hosier_zygote::wire::{self, FromZygote, Imports, Ready, ToZygote};
 
-use super::learned::Learned;
 use super::replicas::Load;
 use super::working_set::WorkingSet;
 use super::{Snapshot, ZygoteError};
@@ -50,14 +48,22 @@ pub struct Zygote {
     channel: tokio::sync::Mutex<Option<Channel>>,
     sandbox: Sandbox,
     working_set: Mutex<WorkingSet>,
-    learned: Mutex<Learned>,
     load: Mutex<Load>,
     /// Forks under way or waited for.
     waiting: AtomicUsize,
     /// Shared by all that grew from one root.
     nets: Option<Arc<NetPool>>,
+    /// Likewise.
+    pub namespace: Arc<UserNamespace>,
     /// Killing a parent's stub kills its descendants: it must outlive them.
     _parent: Option<Arc<Zygote>>,
+}
+
+/// Where a zygote comes from.
+pub enum Above<'a> {
+    /// It is the root of this namespace.
+    Nothing(&'a Arc<UserNamespace>),
+    Parent(&'a Arc<Zygote>),
 }
 
 /// What an interpreter runs first. `/hosier` comes last on the path, and `__main__` stays
@@ -86,7 +92,7 @@ impl Zygote {
     pub async fn root(
         id: u64,
         sandboxes: &Sandboxes,
-        namespace: &UserNamespace,
+        namespace: &Arc<UserNamespace>,
         cell: Cell,
         python: &str,
         imports: &Imports,
@@ -100,7 +106,7 @@ impl Zygote {
         };
         let network = cell.network;
         let started = sandboxes.spawn(cell, program, Some(namespace)).await?;
-        let mut root = Self::stand(id, started, None, bound, None).await?;
+        let mut root = Self::stand(id, started, Above::Nothing(namespace), bound, None).await?;
         root.nets = sandboxes.net_pool(&root.sandbox, network)?;
         Ok(root)
     }
@@ -142,16 +148,6 @@ impl Zygote {
     /// Forks under way or waited for.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
-    }
-
-    /// Its leaves' imports are of interest where they are of packages with these top-level modules.
-    pub(super) fn listen(&mut self, packages: BTreeSet<String>) {
-        self.learned = Learned::of(packages).into();
-    }
-
-    /// What its leaves imported by themselves.
-    pub(super) fn learned(&self) -> MutexGuard<'_, Learned> {
-        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A network namespace for one leaf, if any is ready.
@@ -266,7 +262,7 @@ impl Zygote {
     pub async fn stand(
         id: u64,
         started: Started,
-        parent: Option<Arc<Zygote>>,
+        above: Above<'_>,
         bound: Duration,
         own: Option<&Snapshot>,
     ) -> Result<Self, ZygoteError> {
@@ -301,6 +297,10 @@ impl Zygote {
             return unfit(format!("its imports left {others} processes running"));
         }
         let channel = tokio::sync::Mutex::new(Some(channel));
+        let (parent, namespace) = match above {
+            Above::Nothing(namespace) => (None, Arc::clone(namespace)),
+            Above::Parent(parent) => (Some(Arc::clone(parent)), Arc::clone(&parent.namespace)),
+        };
         Ok(Self {
             id,
             ready,
@@ -310,9 +310,9 @@ impl Zygote {
             channel,
             sandbox,
             working_set: Mutex::default(),
-            learned: Mutex::default(),
             load: Mutex::default(),
             waiting: AtomicUsize::new(0),
+            namespace,
             nets: parent.as_ref().and_then(|parent| parent.nets.clone()),
             _parent: parent,
         })

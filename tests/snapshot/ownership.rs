@@ -56,6 +56,48 @@ fn the_node_of_a_function_that_is_removed_goes() {
     worker.down();
 }
 
+/// Directories of user namespaces' control groups, in the first hierarchy that has them.
+fn namespaces(worker: &crate::support::Worker) -> usize {
+    let prefix = format!("{}-", worker.group().unwrap());
+    let count = |dir: &std::path::Path| {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)).count()
+    };
+    let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+    roots.iter().map(|root| count(root.as_ref())).max().unwrap_or(0)
+}
+
+#[test]
+fn the_code_of_a_snapshot_is_root_of_a_user_namespace_that_nobody_else_is_in() {
+    let worker = worker(&[("f", BORN), ("g", BORN)], &["registry_cache_ms=0"]);
+    let before = namespaces(&worker);
+    for name in ["f", "g"] {
+        take_snapshot(&worker, name, "0");
+        call(&worker, name, "0");
+    }
+    let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/user")).unwrap();
+    let uid = |pid: i32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("Uid:")).unwrap().to_owned();
+        line.split_whitespace().nth(1).unwrap().parse::<u32>().unwrap()
+    };
+    let (f, g) = (processes(&worker, "f")[1], processes(&worker, "g")[1]);
+    let debug = worker.get("/debug").body;
+    let line = debug.lines().find(|line| line.contains(" Zygote ")).unwrap();
+    let cgroup = line.rsplit_once("cgroup ").unwrap().1;
+    let procs = std::fs::read_to_string(format!("{cgroup}/cgroup.procs")).unwrap();
+    let root: i32 = procs.lines().next().unwrap().parse().unwrap();
+    let all = [namespace(f), namespace(g), namespace(root)];
+    assert!(all[0] != all[1] && all[0] != all[2] && all[1] != all[2], "{all:?}");
+    assert!(uid(f).abs_diff(uid(g)) >= 65_536 && uid(f).abs_diff(uid(root)) >= 65_536);
+    assert_eq!(namespaces(&worker), before + 2);
+    for name in ["f", "g"] {
+        assert_eq!(worker.request("DELETE", &format!("/registry/{name}"), &[], b"").status, 200);
+    }
+    wait_until("their control groups are gone", GROWN_BOUND, || namespaces(&worker) == before);
+    worker.down();
+}
+
 #[test]
 fn a_snapshot_node_that_is_killed_costs_no_request() {
     let worker = worker(&[("f", BORN)], &["zygote.blanks=2"]);

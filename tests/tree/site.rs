@@ -146,3 +146,17 @@ pub fn fixture_of(name: &str, modules: &[(&str, &str)]) -> String {
     fs::write(dir.join("meta.json"), meta.to_string()).unwrap();
     pin
 }
+
+/// Lays a package with files below its one top-level module into the store; its pin.
+pub fn fixture_tree(name: &str, files: &[(&str, &str)]) -> String {
+    let pin = format!("{name}==1.0");
+    let dir = store().join(&pin);
+    let module = dir.join("files").join(name);
+    fs::create_dir_all(&module).unwrap();
+    for (file, code) in files {
+        fs::write(module.join(file), code).unwrap();
+    }
+    let meta = serde_json::json!({ "top_level": [name], "requires": [] });
+    fs::write(dir.join("meta.json"), meta.to_string()).unwrap();
+    pin
+}

@@ -2,7 +2,7 @@
 //! a time. Runs in a leaf; every call blocks.
 //!
 //! ```text
-//! Born ──▶ Prepare? ──▶ Specialize and the first Invoke ─┬▶ Answer ──▶ reap ─┐      end of stream: exit
+//! Born ──▶ Prepare, Confined? ──▶ Specialize and the first Invoke ─┬▶ Answer ──▶ reap ─┐      end of stream: exit
 //!                                                        └───── Invoke ◀─────┘
 //! ```
 
@@ -178,9 +178,11 @@ impl Inbox {
     }
 }
 
-/// What a blank does while it waits.
+/// Gives everything up, says so, and then does what a blank does while it waits.
 fn prepare(message: &Prepare) -> Result<(), Failure> {
     contain::confine(&message.confinement)?;
+    let header = Header { kind: Kind::Confined, head: 0, body: 0, id: 0 };
+    socket::write_all(process::borrow(SOCKET), &[&header.encode()]).at(Step::Message)?;
     crate::prefault::prefault(&message.prefault);
     Ok(())
 }

@@ -40,6 +40,8 @@ pub enum Step {
     Fork,
     /// The user namespace's id maps.
     Ids,
+    /// The user namespace's quotas, and the rlimits that go with them.
+    Quotas,
     /// The child writes itself into its v1 control groups.
     Cgroups,
     /// The control group namespace, rooted where the child now is.
@@ -70,6 +72,8 @@ pub enum Step {
     Message,
     /// Moving a zygote's memory into a memfd.
     Solidify,
+    /// The listening socket of a sandbox's outlet is made and handed to the worker.
+    Outlet,
 }
 
 /// A step that failed, as it crosses from the process where it did.
@@ -289,7 +293,7 @@ pub struct Response {
     pub exec_us: u32,
     /// The handler's module could not be loaded: the sandbox is of no further use.
     pub broken: bool,
-    /// Modules that were imported up to the first answer and are not the zygote's.
+    /// Modules that were imported before the first call and are not the zygote's; in the first answer.
     pub imported: Vec<String>,
 }
 
@@ -309,8 +313,11 @@ pub enum Kind {
     Failed = 4,
     /// From a leaf: [`Response`] and body.
     Answer = 5,
-    /// To a blank, before [`Kind::Specialize`]: [`Prepare`].
+    /// To a leaf, before [`Kind::Specialize`]: [`Prepare`].
     Prepare = 6,
+    /// From a leaf that was told to prepare: it has given up everything. No payload. The
+    /// worker asks the kernel whether that is true.
+    Confined = 7,
 }
 
 /// A frame's first bytes. The payload is a head of `head` bytes, then a body.
@@ -356,6 +363,7 @@ impl Header {
             4 => Kind::Failed,
             5 => Kind::Answer,
             6 => Kind::Prepare,
+            7 => Kind::Confined,
             other => return Err(BadFrame::Kind(other)),
         };
         let (head, body) = (word(4), word(8));

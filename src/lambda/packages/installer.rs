@@ -2,12 +2,13 @@
 //! means. Pure, but for the look for `uv`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::operator::Operator;
 use super::tools::{self, ToolError};
 use crate::lambda::Blame;
 use crate::lambda::requirements::Pin;
-use crate::sandbox::{Bind, Command, Ended, Limits, Network};
+use crate::sandbox::{Bind, Command, Ended, Limits, Network, Outlet};
 use crate::settings::Settings;
 
 /// Where a sandbox shows `uv` and the directory that it fills.
@@ -28,6 +29,8 @@ pub struct Installer {
     pub python: PathBuf,
     pub limits: Limits,
     pub operator: Operator,
+    /// Most that one step moves over the network, in MiB.
+    pub transfer_mib: u64,
 }
 
 /// Why a package is not installed.
@@ -69,7 +72,8 @@ impl Installer {
             uv: settings.installer.uv.clone(),
             python: settings.sandbox.python.clone(),
             limits: settings.installer_limits,
-            operator: Operator::from_host(settings.pip_mirror.as_deref()),
+            operator: Operator::from_host(settings.pip_mirror.as_deref(), &settings.installer.hosts),
+            transfer_mib: settings.installer.transfer_mib,
         }
     }
 
@@ -130,16 +134,28 @@ impl Installer {
             Bind { source: out.to_owned(), target: OUT.to_owned(), writable: true },
         ];
         binds.extend(self.operator.binds.iter().cloned());
-        Command { argv, env, binds, limits: self.limits, network: Network::Host }
+        Command { argv, env, binds, limits: self.limits, network: Network::None, outlet: Some(self.outlet()) }
     }
 
-    /// What a run that ended so means. None: it did what it should.
-    pub(super) fn explain(&self, ended: Ended, output: &str) -> Option<Failure> {
+    /// A way out for one step of an install.
+    pub(super) fn outlet(&self) -> Arc<Outlet> {
+        Outlet::new(self.operator.policy(), self.transfer_mib)
+    }
+
+    /// What a run that ended so means. None: it did what it should. `outlet` was its way out.
+    pub(super) fn explain(&self, ended: Ended, output: &str, outlet: Option<&Outlet>) -> Option<Failure> {
+        let complaint = outlet.and_then(Outlet::complaint);
         match ended {
             Ended::Exited(0) => None,
             Ended::OutOfMemory => Some(Failure::OutOfMemory { mem_mib: self.limits.mem_mb }),
             Ended::TimedOut => Some(Failure::TimedOut { runtime_s: self.limits.runtime_sec }),
-            Ended::Exited(_) | Ended::Signaled(_) => Some(explain(output)),
+            Ended::Exited(_) | Ended::Signaled(_) => Some(match (explain(output), complaint) {
+                // uv does not repeat the outlet's reasons.
+                (Failure::Network { tail } | Failure::Other { tail }, Some(reasons)) => {
+                    Failure::Network { tail: format!("{tail}\n{reasons}") }
+                }
+                (failure, _) => failure,
+            }),
         }
     }
 }
@@ -214,6 +230,7 @@ mod tests {
             python: "/usr/bin/python3".into(),
             limits: Limits::default(),
             operator: Operator::default(),
+            transfer_mib: 1,
         };
         let command =
             installer.install(Path::new("/x/uv"), &"six==1.16.0".parse().unwrap(), Path::new("/staging"));

@@ -269,8 +269,10 @@ impl<R: Runner> Store<R> {
             let path = staging.path.join(dir);
             fresh_dir(&path).map_err(PackageError::io(&path))?;
         }
-        let outcome = self.run(pin, self.installer.install(&uv, pin, &staging.path)).await?;
-        if let Some(failure) = self.installer.explain(outcome.ended, &outcome.output) {
+        let command = self.installer.install(&uv, pin, &staging.path);
+        let outlet = command.outlet.clone();
+        let outcome = self.run(pin, command).await?;
+        if let Some(failure) = self.installer.explain(outcome.ended, &outcome.output, outlet.as_deref()) {
             let failure = self.with_newest(&uv, pin, failure, &staging.path).await;
             return Err(PackageError::Install { pin: pin.clone(), failure });
         }

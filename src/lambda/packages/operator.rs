@@ -1,24 +1,35 @@
-//! What the operator set up for package installs on this machine: index,
+//! The operator's settings for package installs on this machine: index,
 //! certificates, proxies. An installer's sandbox has no environment and no
 //! configuration of the host's, so this is all that it gets. Pure, but for
 //! [`Operator::from_host`].
+//!
+//! ```text
+//! settings, environment, pip's files ─┬─▶ env, binds   index and certificates, for the sandbox
+//!                                     └─▶ policy       the same index and the proxies, for its outlet
+//! ```
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::sandbox::Bind;
+use crate::sandbox::outlet::{BadProxy, Place, Policy, Proxies};
 
-/// Variables that pass through as they are, in either case.
-const PROXIES: [&str; 4] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"];
-
-/// Where an installer finds the operator's certificates.
+/// Path of the operator's certificates in an installer's sandbox.
 const CERTIFICATES: &str = "/installer/ca.pem";
+
+/// The index if nothing is configured.
+const DEFAULT_INDEX: &str = "https://pypi.org/simple";
+/// Public indexes whose files are at another host, and that host.
+const FILE_HOSTS: [(&str, &str); 2] =
+    [("pypi.org", "files.pythonhosted.org"), ("test.pypi.org", "test-files.pythonhosted.org")];
 
 /// The operator's settings, as an installer takes them.
 #[derive(Clone, Default)]
 pub struct Operator {
     pub(super) env: Vec<(String, String)>,
     pub(super) binds: Vec<Bind>,
+    policy: Arc<Policy>,
 }
 
 impl fmt::Debug for Operator {
@@ -30,8 +41,8 @@ impl fmt::Debug for Operator {
 
 impl Operator {
     /// Reads this process's environment and pip's configuration files.
-    /// `mirror` is the setting `pip_mirror`.
-    pub fn from_host(mirror: Option<&str>) -> Self {
+    /// `mirror` is the setting `pip_mirror`, `hosts` the setting `installer.hosts`.
+    pub fn from_host(mirror: Option<&str>, hosts: &[Place]) -> Self {
         let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let home = PathBuf::from(var("HOME").unwrap_or_default());
         // The last one counts, as in pip.
@@ -40,15 +51,36 @@ impl Operator {
         let named = var("PIP_CONFIG_FILE").map(PathBuf::from);
         let texts: Vec<_> =
             files.into_iter().chain(named).filter_map(|path| std::fs::read_to_string(path).ok()).collect();
-        Self::new(mirror, var, &texts.concat(), Path::exists)
+        let (operator, bad) = Self::new(mirror, hosts, var, &texts.concat(), Path::exists);
+        for bad in bad {
+            tracing::warn!("{bad}");
+        }
+        operator
+    }
+
+    /// The variables of an installer's sandbox. A value may hold a password.
+    pub fn env(&self) -> &[(String, String)] {
+        &self.env
+    }
+
+    /// The certificates of an installer's sandbox.
+    pub fn binds(&self) -> &[Bind] {
+        &self.binds
+    }
+
+    /// Returns the policy of an installer's outlet: the indexes, `installer.hosts`, port 443 of public
+    /// addresses; all of it through the operator's own proxies.
+    pub fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy)
     }
 
     fn new(
         mirror: Option<&str>,
+        hosts: &[Place],
         var: impl Fn(&str) -> Option<String>,
         pip_conf: &str,
         exists: impl Fn(&Path) -> bool,
-    ) -> Self {
+    ) -> (Self, Vec<BadProxy>) {
         let any = |names: &[&str]| names.iter().find_map(|name| var(name));
         let conf = |key: &str| pip_setting(pip_conf, key);
         let mut operator = Self::default();
@@ -65,16 +97,39 @@ impl Operator {
         set("UV_INSECURE_HOST", insecure.or_else(|| conf("trusted-host")));
         let timeout = any(&["UV_HTTP_TIMEOUT", "PIP_DEFAULT_TIMEOUT", "PIP_TIMEOUT"]);
         set("UV_HTTP_TIMEOUT", timeout.or_else(|| conf("timeout")));
-        for proxy in PROXIES {
-            set(proxy, any(&[proxy, &proxy.to_lowercase()]));
-        }
         let certificates = any(&["SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE"]).or_else(|| conf("cert"));
         if let Some(file) = certificates.map(PathBuf::from).filter(|file| exists(file)) {
             set("SSL_CERT_FILE", Some(CERTIFICATES.to_owned()));
             operator.binds.push(Bind { source: file, target: CERTIFICATES.to_owned(), writable: false });
         }
-        operator
+        let (proxies, bad) = Proxies::read(|name| any(&[name, &name.to_lowercase()]));
+        operator.policy = Arc::new(policy(&operator.env, hosts, proxies));
+        (operator, bad)
     }
+}
+
+/// The places of the indexes in `env`, and the default one where none is.
+fn policy(env: &[(String, String)], hosts: &[Place], proxies: Proxies) -> Policy {
+    let value = |wanted: &str| env.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+    let places = |texts: &str| -> Vec<Place> {
+        // An index of uv's may have a name: NAME=URL.
+        let urls = texts.split_whitespace().map(|text| match text.split_once('=') {
+            Some((name, url)) if !name.contains("://") => url,
+            _ => text,
+        });
+        urls.filter_map(|url| Place::of_url(url).ok()).collect()
+    };
+    let default = value("UV_DEFAULT_INDEX");
+    let variables = ["UV_DEFAULT_INDEX", "UV_INDEX", "UV_EXTRA_INDEX_URL"];
+    let mut named: Vec<_> = variables.iter().filter_map(|name| value(name)).flat_map(places).collect();
+    named.extend_from_slice(hosts);
+    let mut known = if default.is_none() { places(DEFAULT_INDEX) } else { Vec::new() };
+    for (index, files) in FILE_HOSTS {
+        if named.iter().chain(&known).any(|place| place.host == index) {
+            known.extend(files.parse::<Place>());
+        }
+    }
+    Policy { named, known, proxies }
 }
 
 /// A key of `[global]` or `[install]` in pip's configuration; the last counts.
@@ -108,7 +163,7 @@ mod tests {
     fn operator(mirror: Option<&str>, vars: &[(&str, &str)], conf: &str) -> Vec<(String, String)> {
         let var =
             |name: &str| vars.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-        let mut env = Operator::new(mirror, var, conf, |_| true).env;
+        let mut env = Operator::new(mirror, &[], var, conf, |_| true).0.env;
         env.sort();
         env
     }
@@ -134,11 +189,47 @@ mod tests {
         let env =
             operator(None, &[("https_proxy", "http://p"), ("AWS_SECRET", "s"), ("HOME", "/root")], conf);
         let expected = [
-            pair("HTTPS_PROXY", "http://p"),
             pair("SSL_CERT_FILE", CERTIFICATES),
             pair("UV_EXTRA_INDEX_URL", "http://a http://b"),
             pair("UV_INSECURE_HOST", "h"),
         ];
         assert_eq!(env, expected);
+    }
+
+    fn policy(vars: &[(&str, &str)], hosts: &[Place]) -> Policy {
+        let var =
+            |name: &str| vars.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        Policy::clone(&Operator::new(None, hosts, var, "", |_| true).0.policy())
+    }
+
+    fn texts(places: &[Place]) -> Vec<String> {
+        places.iter().map(Place::to_string).collect()
+    }
+
+    #[test]
+    fn an_outlet_leads_to_each_index_that_is_configured_and_to_the_public_one_if_none_is() {
+        let public = policy(&[], &[]);
+        assert_eq!(texts(&public.named), Vec::<String>::new());
+        assert_eq!(texts(&public.known), ["pypi.org:443", "files.pythonhosted.org:443"]);
+
+        let vars = [
+            ("PIP_INDEX_URL", "https://user:secret@index.corp:8443/simple"),
+            ("UV_INDEX", "torch=https://torch.example/whl http://10.0.0.7/simple?a=b"),
+            ("PIP_EXTRA_INDEX_URL", "https://test.pypi.org/simple"),
+        ];
+        let own = policy(&vars, &["files.corp".parse().unwrap(), "127.0.0.1:9000".parse().unwrap()]);
+        let named = ["index.corp:8443", "torch.example:443", "10.0.0.7:80", "test.pypi.org:443"];
+        assert_eq!(texts(&own.named), [&named[..], &["files.corp:443", "127.0.0.1:9000"]].concat());
+        assert_eq!(texts(&own.known), ["test-files.pythonhosted.org:443"]);
+        assert!(!format!("{own:?}").contains("secret"));
+    }
+
+    #[test]
+    fn a_proxy_of_the_operators_is_the_outlets_and_not_the_sandboxs() {
+        let vars = [("https_proxy", "http://me:secret@p:3128"), ("NO_PROXY", "index.corp")];
+        let own = policy(&vars, &[]);
+        assert!(own.proxies.of(&"pypi.org".parse().unwrap(), true).is_some());
+        assert!(own.proxies.of(&"index.corp".parse().unwrap(), true).is_none());
+        assert_eq!(operator(None, &vars, ""), []);
     }
 }

@@ -59,7 +59,8 @@ fn store<R: Runner>(dir: &Path, uv: &Path, runner: Arc<R>) -> Packages<R> {
         uv: Some(uv.to_owned()),
         python: "/usr/bin/python3".into(),
         limits: Limits { runtime_sec: 300, ..Limits::default() },
-        operator: Operator::from_host(None),
+        operator: Operator::from_host(None, &[]),
+        transfer_mib: 1024,
     };
     Packages::open(dir, PYTHON, installer, 2, runner, Arc::new(Stats::default())).unwrap()
 }

@@ -159,6 +159,18 @@ impl Cgroup {
         text.lines().any(|line| (line.starts_with("0::") == v2) && line.ends_with(&end))
     }
 
+    /// Whether the one thread of this process is all that is in it, by its first hierarchy.
+    pub fn has_only(&self, pid: i32) -> Result<bool, CgroupError> {
+        let file = if self.level.v2().is_some() { "cgroup.threads" } else { "tasks" };
+        let tasks = self
+            .level
+            .dirs()
+            .next()
+            .map(|dir| dir.read(file, |text| Some(text.trim() == pid.to_string())))
+            .transpose()?;
+        Ok(tasks.unwrap_or(false))
+    }
+
     /// How many processes of it the kernel has killed for want of memory.
     pub fn oom_kills(&self) -> Result<u64, CgroupError> {
         self.level.oom_kills()

@@ -71,10 +71,10 @@ async fn a_wrong_method_on_a_known_path_says_what_is_allowed() {
     let worker = Worker::start(HttpSettings::default());
     for (method, path, allow) in [
         ("POST", "/status", "GET, HEAD"),
-        ("GET", "/registry/echo", "POST, DELETE"),
         ("PUT", "/stats", "GET, HEAD"),
+        ("GET", "/registry/echo", "POST, DELETE"),
     ] {
-        let answer = worker.call(method, path, "").await;
+        let answer = worker.ask_own(method, path, b"").await;
         assert_status(&answer, 405);
         assert!(answer.contains(&format!("\r\nallow: {allow}\r\n")), "{answer}");
     }
@@ -84,18 +84,15 @@ async fn a_wrong_method_on_a_known_path_says_what_is_allowed() {
 #[tokio::test]
 async fn the_registry_stores_lists_tells_and_removes() {
     let worker = Worker::start(HttpSettings::default());
-    let bad = worker.call("POST", "/registry/echo", "no archive").await;
+    let bad = worker.ask_own("POST", "/registry/echo", b"no archive").await;
     assert_status(&bad, 400);
     assert!(bad.contains("no gzip"), "{bad}");
-    let head = "POST /registry/echo HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 2\r\n\r\n";
-    let mut stream = worker.connect().await;
-    stream.write_all(&[head.as_bytes(), &[0x1f, 0x8b]].concat()).await.expect("sent");
-    assert_status(&read_all(&mut stream).await, 201);
-    assert!(worker.call("GET", "/registry/", "").await.ends_with("\r\n\r\n[\"echo\"]\n"));
-    assert!(worker.call("GET", "/registry/echo/config", "").await.contains("reuse-sandbox"));
-    assert_status(&worker.call("GET", "/registry/other/config", "").await, 404);
-    assert_status(&worker.call("DELETE", "/registry/echo", "").await, 200);
-    assert_status(&worker.call("DELETE", "/registry/other", "").await, 404);
+    assert_status(&worker.ask_own("POST", "/registry/echo", &[0x1f, 0x8b]).await, 201);
+    assert!(worker.call_own("/registry/").await.ends_with("\r\n\r\n[\"echo\"]\n"));
+    assert!(worker.call_own("/registry/echo/config").await.contains("reuse-sandbox"));
+    assert_status(&worker.call_own("/registry/other/config").await, 404);
+    assert_status(&worker.ask_own("DELETE", "/registry/echo", b"").await, 200);
+    assert_status(&worker.ask_own("DELETE", "/registry/other", b"").await, 404);
 }
 
 #[tokio::test]

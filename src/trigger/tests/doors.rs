@@ -14,6 +14,25 @@ async fn the_pid_is_told_on_the_own_socket_only() {
 }
 
 #[tokio::test]
+async fn the_port_answers_what_is_not_a_call_only_to_who_is_let_in() {
+    let closed = Worker::start(HttpSettings::default());
+    let admin = ["/debug", "/registry/", "/registry/echo/config", "/registry/a%2Fb", "/registry/echo"];
+    for path in admin {
+        assert_status(&closed.call("GET", path, "").await, 403);
+        let own = closed.call_own(path).await;
+        assert!(!own.contains("foreign") && !own.contains("token"), "{own}");
+    }
+    // Nobody is told to come back with a token that there is not, and a call needs no Host of ours.
+    assert_status(&closed.call("POST", "/run/echo", "x").await, 200);
+    assert_status(&closed.call("GET", "/stats", "").await, 200);
+    let access = Access::new(Admin::Open, "h", &["127.0.0.1:80".parse().expect("an address")]);
+    let open = Worker::start(HttpSettings { access, ..HttpSettings::default() });
+    for (path, status) in admin.into_iter().zip([200, 200, 200, 400, 405]) {
+        assert_status(&open.call("GET", path, "").await, status);
+    }
+}
+
+#[tokio::test]
 async fn the_own_socket_is_0600_replaces_a_stale_one_and_spares_a_live_one() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("hosier.sock");

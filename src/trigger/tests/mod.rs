@@ -153,9 +153,17 @@ impl Worker {
     }
 
     async fn call_own(&self, path: &str) -> String {
+        self.ask_own("GET", path, b"").await
+    }
+
+    /// One request on the worker's own socket.
+    async fn ask_own(&self, method: &str, path: &str, body: &[u8]) -> String {
         let mut stream = UnixStream::connect(&self.own).await.expect("a connection");
-        let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.expect("sent");
+        let length = body.len();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+        );
+        stream.write_all(&[head.as_bytes(), body].concat()).await.expect("sent");
         read_all(&mut stream).await
     }
 

@@ -45,15 +45,15 @@ impl Forest {
             self.watch.wake();
         }
         let wanted = self.claim_refill(entry, false);
-        let lacks_nets = || entry.zygote().is_some_and(|zygote| zygote.lacks_nets());
-        if !wanted && !tree.namespace.lacks() && !lacks_nets() {
+        let lacks = || entry.zygote().is_some_and(|zygote| zygote.namespace.lacks() || zygote.lacks_nets());
+        if !wanted && !lacks() {
             return;
         }
         let (forest, tree, entry) = (Arc::clone(self), Arc::clone(tree), Arc::clone(entry));
         tokio::spawn(async move {
             if !wanted {
                 forest.until_quiet(&entry).await;
-                forest.refill(&tree, &entry);
+                forest.refill(&entry);
                 return;
             }
             loop {
@@ -78,6 +78,10 @@ impl Forest {
                     }
                     Ok(None) => return,
                     Err(error) => {
+                        drop(blanks);
+                        if let ZygoteError::Sandbox(error) = &error {
+                            entry.convict(error);
+                        }
                         tracing::warn!(node = entry.id, %error, "a blank could not be made");
                         return;
                     }
@@ -166,9 +170,9 @@ impl Forest {
             mounts.push(Placed { target: HANDLER, mount: open_sealed(&own.code)? });
         }
         leaf.sandbox().attach(&mounts)?;
-        leaf.prepare(Prepare { confinement, prefault: known.unwrap_or_default() }).await?;
+        leaf.confine(Prepare { confinement, prefault: known.unwrap_or_default() }).await?;
         leaf.sandbox_mut().keep(view);
-        self.refill(tree, entry);
+        self.refill(entry);
         Ok(Some((leaf, forked)))
     }
 
@@ -226,14 +230,13 @@ impl Forest {
     }
 
     /// Makes control groups and network namespaces for the next starts, away from this one's path.
-    pub(super) fn refill(&self, tree: &Arc<Tree>, entry: &Entry) {
-        if let Some(zygote) = entry.zygote() {
-            tokio::spawn(async move { zygote.refill_nets().await });
-        }
-        if tree.namespace.lacks() {
-            let namespace = Arc::clone(&tree.namespace);
+    pub(super) fn refill(&self, entry: &Entry) {
+        let Some(zygote) = entry.zygote() else { return };
+        if zygote.namespace.lacks() {
+            let namespace = Arc::clone(&zygote.namespace);
             tokio::task::spawn_blocking(move || namespace.refill());
         }
+        tokio::spawn(async move { zygote.refill_nets().await });
     }
 }
 
@@ -243,7 +246,7 @@ pub(super) async fn janitor(forest: Weak<Forest>) {
         tokio::time::sleep(COLD_AFTER / 4).await;
         let Some(forest) = forest.upgrade() else { return };
         forest.drop_cold_blanks().await;
-        forest.drop_cold_snapshots().await;
+        forest.drop_cold_nodes().await;
         forest.drop_unused_replicas().await;
         forest.renew_old().await;
     }

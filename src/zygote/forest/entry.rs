@@ -1,9 +1,8 @@
 //! An entry: a node that may exist. Its zygote is the process, if it stands. Runs
 //! in the worker.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use hosier_zygote::wire::Step;
@@ -12,8 +11,9 @@ use super::snapshot::Private;
 use crate::sandbox::{Network, UserNamespace};
 use crate::zygote::blanks::Blanks;
 use crate::zygote::node::Zygote;
-use crate::zygote::select::{Candidate, best};
-use crate::zygote::{Leaf, Owner, Pin, Pins, ZygoteError};
+use crate::zygote::select::{Asking, Candidate, best};
+use crate::zygote::users::Users;
+use crate::zygote::{Leaf, Modules, Pin, Pins, ZygoteError};
 
 pub(super) struct Tree {
     pub(super) network: Network,
@@ -30,6 +30,10 @@ pub(super) struct Entry {
     pub(super) own: Pins,
     /// What it and its ancestors can have imported: its sandbox shows no more.
     pub(super) closure: Pins,
+    /// Modules below its packages' top level that it imports; none, but in a node of modules.
+    pub(super) modules: Modules,
+    /// Names that its packages are imported by, once they were asked for.
+    pub(super) tops: OnceLock<Modules>,
     pub(super) state: Mutex<State>,
     /// Held while it is being grown.
     pub(super) growing: tokio::sync::Mutex<()>,
@@ -45,13 +49,11 @@ pub(super) struct State {
     pub(super) replicas: Vec<Arc<Zygote>>,
     /// Since when the first is being grown.
     pub(super) growing: Option<Instant>,
-    /// Measured, ancestors included.
+    /// Measured, ancestors included; of a node of modules its own alone.
     pub(super) import_us: Option<u64>,
-    /// Modules of its packages that it imports since its leaves did, and how often it
-    /// was grown again for that.
-    pub(super) learned: BTreeSet<String>,
-    pub(super) lessons: u32,
     pub(super) deaths: u32,
+    /// Functions that its memory is charged to.
+    pub(super) users: Users,
     pub(super) unfit: Option<String>,
     /// When a function last asked for it.
     pub(super) used: Instant,
@@ -92,15 +94,39 @@ impl Entry {
         self.zygotes().iter().any(|zygote| leaf.is_of(zygote))
     }
 
+    /// Notes that a function was started from this node, so that it is charged for it and for
+    /// all above it.
+    pub(super) fn charge(self: &Arc<Self>, function: &str) {
+        if self.state().users.has(function) {
+            return;
+        }
+        let alone = self.snapshot().is_some();
+        let nodes = if alone { vec![Arc::clone(self)] } else { self.path() };
+        for node in nodes {
+            node.state().users.note(function);
+        }
+    }
+
     pub(super) fn touch(&self) {
         self.state().used = Instant::now();
+    }
+
+    /// Measured import time, ancestors included, in µs. A node of modules has what its parent was measured with last:
+    /// it saves more than its parent, however much one import differs from another.
+    pub(super) fn import_us(&self) -> Option<u64> {
+        let own = self.state().import_us?;
+        match self.parent.as_ref().filter(|_| self.has_modules()) {
+            Some(parent) => Some(parent.state().import_us.unwrap_or(0) + own + 1),
+            None => Some(own),
+        }
     }
 
     /// Whether it can serve: it stands, or nothing speaks against growing it and what it grows from.
     pub(super) fn may_serve(&self) -> bool {
         let fit = |entry: &Entry| entry.parent.is_none() || entry.state().unfit.is_none();
         let path = std::iter::successors(Some(self), |entry| entry.parent.as_deref());
-        self.zygote().is_some() || path.into_iter().all(fit)
+        // A node of modules is grown away from the path alone.
+        self.zygote().is_some() || (!self.has_modules() && path.into_iter().all(fit))
     }
 
     /// Takes a growth's failure in: what its imports did makes it unfit for good, what
@@ -166,18 +192,23 @@ pub(super) enum Grown {
     OrNot,
 }
 
-/// `owner` is whose own node may be chosen, beside those for all.
-pub(super) fn choose(entries: &[Arc<Entry>], pins: &Pins, grown: Grown, owner: Option<&Owner>) -> Arc<Entry> {
+pub(super) fn choose(entries: &[Arc<Entry>], asking: &Asking<'_>, grown: Grown) -> Arc<Entry> {
     let may_serve = |entry: &Entry| match grown {
         Grown::Only => entry.zygote().is_some(),
         Grown::OrNot => entry.may_serve(),
     };
     let candidates = entries.iter().map(|entry| {
         let unfit = !may_serve(entry);
-        let import_us = entry.state().import_us;
-        Candidate { id: entry.id, closure: &entry.closure, import_us, unfit, owner: entry.owner() }
+        Candidate {
+            id: entry.id,
+            closure: &entry.closure,
+            modules: &entry.modules,
+            import_us: entry.import_us(),
+            unfit,
+            owner: entry.owner(),
+        }
     });
-    let chosen = best(candidates, pins, owner);
+    let chosen = best(candidates, asking);
     let found = entries.iter().find(|entry| Some(entry.id) == chosen);
     // The root asks for nothing and so fits everything.
     Arc::clone(found.unwrap_or(&entries[0]))
@@ -193,7 +224,10 @@ pub(super) fn draw(
 ) {
     for entry in entries.iter().filter(|entry| entry.parent.as_ref().map(|p| p.id) == parent) {
         let state = entry.state();
-        let packages: Vec<_> = entry.own.iter().map(Pin::to_string).collect();
+        let packages: Vec<_> = match entry.has_modules() {
+            true => entry.modules.iter().map(|module| format!("+{module}")).collect(),
+            false => entry.own.iter().map(Pin::to_string).collect(),
+        };
         text.push_str(&format!("{}zygote {}", "  ".repeat(depth), entry.id));
         text.push_str(&format!(" [{}]", packages.join(" ")));
         if let Some(owner) = entry.owner() {
@@ -203,16 +237,15 @@ pub(super) fn draw(
             (_, Some(reason)) => text.push_str(&format!(" unfit: {reason}")),
             (None, None) => text.push_str(" dormant"),
             (Some(zygote), None) => text.push_str(&format!(
-                " sandbox {} forks={} {} mem={} KiB imports={} ms",
+                " sandbox {} forks={} {} mem={} KiB charged to {} functions, {} KiB each imports={} ms",
                 zygote.sandbox(),
                 zygote.forks.load(Ordering::Relaxed),
                 ahead(entry),
                 zygote.memory() / 1024,
+                state.users.count(),
+                state.users.share(zygote.memory()) / 1024,
                 state.import_us.unwrap_or(0) / 1000,
             )),
-        }
-        if !state.learned.is_empty() {
-            text.push_str(&format!(" learned={} modules", state.learned.len()));
         }
         if !state.replicas.is_empty() {
             text.push_str(&format!(" replicas={}", state.replicas.len()));

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 use hosier_zygote::wire::Imports;
 
 use super::entry::{Entry, Grown, Tree, choose, lost};
-use super::{Forest, paths};
+use super::{Forest, Packages, paths};
 use crate::sandbox::{HANDLER, Order, Purpose, open_sealed};
-use crate::zygote::node::Zygote;
+use crate::zygote::modules::usual;
+use crate::zygote::node::{Above, Zygote};
+use crate::zygote::select::Asking;
 use crate::zygote::snapshot::node_limits;
-use crate::zygote::{Pins, ZygoteError};
+use crate::zygote::{Pin, Pins, ZygoteError};
 
 /// Rounds of one choice, at most: each finds a node unfit or a parent lost.
 const ROUNDS: usize = 40;
@@ -22,10 +24,10 @@ impl Forest {
     pub(super) async fn usable(
         self: &Arc<Self>,
         tree: &Arc<Tree>,
-        pins: &Pins,
+        asking: &Asking<'_>,
     ) -> Result<(Arc<Entry>, Arc<Zygote>), ZygoteError> {
         for _ in 0..ROUNDS {
-            let entry = self.plan(tree, pins);
+            let entry = self.plan(tree, asking);
             match self.awaited(tree, &entry).await {
                 Ok(Some(first)) => {
                     let zygote = entry.freest().unwrap_or(first);
@@ -43,7 +45,7 @@ impl Forest {
                 }
             }
         }
-        let entry = choose(&tree.entries(), pins, Grown::Only, None);
+        let entry = choose(&tree.entries(), asking, Grown::Only);
         let first = self.standing(tree, &entry).await?;
         let zygote = entry.freest().unwrap_or(first);
         Ok((entry, zygote))
@@ -126,9 +128,7 @@ impl Forest {
         let grown = self.grown(tree, entry, parent).await;
         let mut state = entry.state();
         state.growing = None;
-        let mut zygote = grown?;
-        zygote.listen(entry.closure.iter().flat_map(|pin| self.parts.packages.modules(pin)).collect());
-        let zygote = Arc::new(zygote);
+        let zygote = Arc::new(grown?);
         state.zygote = Some(Arc::clone(&zygote));
         state.replicas.clear();
         Ok(zygote)
@@ -155,9 +155,13 @@ impl Forest {
             (Some(own), Some(parent)) => node_limits(&own.limits, &parts.limits, parent.memory()),
             _ => parts.limits,
         };
+        let parent = match own {
+            Some(_) => Some(self.own_root(tree, entry).await?),
+            None => parent,
+        };
         let cell = parts.sandboxes.cell(Order {
             purpose: Purpose::Zygote,
-            namespace: Some(&tree.namespace),
+            namespace: Some(parent.as_ref().map_or(&tree.namespace, |parent| &parent.namespace)),
             network: tree.network,
             limits: &limits,
             permit,
@@ -166,10 +170,9 @@ impl Forest {
         });
         let mut cell = cell.await?;
         let begun = Instant::now();
-        let learned = entry.state().learned.clone();
         let imports = Imports {
             path: paths(&entry.closure),
-            modules: entry.own.iter().flat_map(|pin| parts.packages.modules(pin)).chain(learned).collect(),
+            modules: imports(entry, &*parts.packages),
             immortal: parts.immortal,
             gc_freeze: parts.gc_freeze,
             solidify: parts.solidify,
@@ -187,8 +190,10 @@ impl Forest {
                 if let Some(own) = own {
                     cell.mount(HANDLER, open_sealed(&own.code)?);
                 }
-                let lost_parent = |error: &ZygoteError| {
-                    entry.parent.as_ref().is_some_and(|above| lost(above, &parent, error))
+                let lost_parent = |error: &ZygoteError| match own {
+                    // Its root is nobody else's, and goes with it.
+                    Some(_) => error.lost_node(),
+                    None => entry.parent.as_ref().is_some_and(|above| lost(above, &parent, error)),
                 };
                 let started = match parent.grow(&parts.sandboxes, cell, imports).await {
                     Err(error) if lost_parent(&error) => {
@@ -199,8 +204,8 @@ impl Forest {
                 if let Some(own) = own {
                     own.tell(entry.id, &started.channel).await?;
                 }
-                let (above, bound) = (Some(Arc::clone(&parent)), parts.grow_bound);
-                match Zygote::stand(entry.id, started, above, bound, own).await {
+                let bound = parts.grow_bound;
+                match Zygote::stand(entry.id, started, Above::Parent(&parent), bound, own).await {
                     // A parent's stub takes what it grew along: that is no fault of the child's.
                     Err(error @ ZygoteError::Died { .. }) if parent.is_gone(DEATH_BOUND).await => {
                         lost_parent(&error);
@@ -211,8 +216,28 @@ impl Forest {
             }
         };
         stood(entry, &zygote, begun.elapsed());
-        Ok(zygote)
+        match zygote.ready.failed.first() {
+            // It would serve functions whose own import might fare otherwise.
+            Some((module, reason)) if entry.has_modules() => {
+                Err(ZygoteError::Unfit { node: entry.id, reason: format!("{module}: {reason}") })
+            }
+            _ => Ok(zygote),
+        }
     }
+}
+
+/// Modules that a node imports itself, in order: of its packages, or below those of its parent by name, whoever
+/// asked for them. A function's own node descends from no package node: it imports all that its package node has.
+fn imports(entry: &Entry, packages: &dyn Packages) -> Vec<String> {
+    let usual = |pin: &Pin| usual(pin).iter().map(|module| (*module).to_owned());
+    let of = |pins: &Pins| -> Vec<String> {
+        pins.iter().flat_map(|pin| packages.modules(pin).into_iter().chain(usual(pin))).collect()
+    };
+    let above = entry.parent.as_ref().filter(|_| entry.snapshot().is_some()).map(Entry::path);
+    let mut modules: Vec<_> = above.unwrap_or_default().iter().flat_map(|node| of(&node.own)).collect();
+    modules.extend(of(if entry.snapshot().is_some() { &entry.closure } else { &entry.own }));
+    modules.extend(entry.modules.iter().cloned());
+    modules
 }
 
 fn stood(entry: &Entry, zygote: &Zygote, took: Duration) {
@@ -231,6 +256,8 @@ fn stood(entry: &Entry, zygote: &Zygote, took: Duration) {
     for (module, reason) in &ready.failed {
         tracing::warn!(node = entry.id, module, reason, "a module could not be imported");
     }
-    let above = entry.parent.as_ref().and_then(|parent| parent.state().import_us).unwrap_or(0);
+    let alone = entry.has_modules() || entry.snapshot().is_some();
+    let parent = entry.parent.as_ref().filter(|_| !alone);
+    let above = parent.and_then(|parent| parent.state().import_us).unwrap_or(0);
     entry.state().import_us = Some(above + ready.import_us);
 }

@@ -20,16 +20,20 @@
 //! | `grow` | a node's zygote, its ancestors grown first |
 //! | `entry` | a node that may exist, and its state |
 //! | `replicate` | more zygotes of a busy node |
-//! | `renew` | nodes that came of age, or learnt something, grown again |
+//! | `renew` | nodes that came of age, grown again |
+//! | `distrust` | leaves whose node's packages may have changed what they run |
 //! | `ahead` | blanks and control groups, made while nobody waits |
 //! | `snapshot` | nodes that are one function's own |
+//! | `modules` | nodes that import more of their packages, for who imports that too |
 //! | `watch` | gives blanks up when memory is short |
 //!
 //! What is not the node's fault (no place is free, say) passes it over for one start.
 
 mod ahead;
+mod distrust;
 mod entry;
 mod grow;
+mod modules;
 mod plan;
 mod renew;
 mod replicate;
@@ -48,7 +52,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::age::Ageing;
 use super::node::{self, Zygote};
-use super::{Leaf, Pin, Pins, Snapshot, Template, ZygoteError};
+use super::select::Asking;
+use super::{Leaf, OwnModules, Pin, Pins, Snapshot, Template, ZygoteError};
 use crate::sandbox::{
     HANDLER, Limits, Network, Order, PACKAGES, Placed, Program, Purpose, SandboxError, Sandboxes, Spares,
     View,
@@ -57,6 +62,7 @@ use crate::stats::Stats;
 pub use ahead::OnPath;
 use ahead::{Busy, janitor};
 use entry::{Entry, Tree, draw, lost};
+pub use modules::Observed;
 use watch::{Watch, watchman};
 
 /// Attempts of one start, at most: each finds one dead node, and a path is no longer than this.
@@ -107,7 +113,7 @@ pub struct ForestParts {
     pub snapshot: bool,
     /// What all sandboxes together may use; `None`: what the machine has, but for a little.
     pub mem_pool_mib: Option<u32>,
-    /// Nodes import what their leaves were seen to import.
+    /// Nodes of modules are grown with what leaves were seen to import.
     pub learn: bool,
     /// Leaves may write anywhere.
     pub writable_root: bool,
@@ -116,6 +122,8 @@ pub struct ForestParts {
 /// What a function needs of a start.
 pub struct Need<'a> {
     pub pins: &'a Pins,
+    /// Modules that it imports by itself.
+    pub modules: &'a OwnModules,
     pub network: Network,
     pub limits: &'a Limits,
     pub code: &'a Path,
@@ -180,13 +188,15 @@ impl Forest {
         let on_path = self.on_path();
         let begun = Instant::now();
         let tree = self.tree(need.network).await?;
+        let modules = need.modules.all();
+        let asking = Asking { pins: need.pins, modules: &modules, owner: None };
         let mut permit = Some(need.permit);
         let mut last = None;
         // A node may die between its choice and its fork; each attempt has a new one.
         for _ in 0..ATTEMPTS {
             let (entry, zygote) = match self.own_node(&tree, need.pins, need.snapshot) {
                 Some(own) => own,
-                None => self.usable(&tree, need.pins).await?,
+                None => self.usable(&tree, &asking).await?,
             };
             let node = begun.elapsed();
             entry.blanks().started(Instant::now(), need.limits);
@@ -203,6 +213,18 @@ impl Forest {
                     Err(error) => return Err(error),
                 },
             };
+            let confinement = match confinement {
+                Some(confinement) => match self.confine(&entry, &mut leaf, confinement).await {
+                    Ok(left) => left,
+                    Err(error) => {
+                        drop(leaf);
+                        permit = Some(self.parts.sandboxes.wait_for_place(PLACE_BOUND).await?);
+                        last = Some(error.into());
+                        continue;
+                    }
+                },
+                None => None,
+            };
             let own = entry.snapshot().is_some();
             let mut mounts = Vec::new();
             // A blank of its own node has its code already,
@@ -215,11 +237,13 @@ impl Forest {
                 mounts.push(Placed { target: PACKAGES, mount: view.open()? });
                 leaf.sandbox_mut().keep(view);
             }
-            if leaf.was_blank() {
+            if confinement.is_none() {
                 match leaf.sandbox().attach(&mounts) {
                     Ok(()) => mounts.clear(),
                     // A blank that died while it waited costs no request.
-                    Err(SandboxError::Ended) => continue,
+                    Err(SandboxError::Ended) if leaf.was_blank() => continue,
+                    // Nor does a leaf that did so before it was anybody's: its first call finds out.
+                    Err(SandboxError::Ended) => mounts.clear(),
                     Err(error) => return Err(error.into()),
                 }
             }
@@ -227,6 +251,7 @@ impl Forest {
             let (env, path) = if own { (&[][..], &Pins::new()) } else { (need.env, need.pins) };
             let handler = handler(env, path, need.function, need.file);
             leaf.specialize(confinement, handler, mounts)?;
+            entry.charge(need.function);
             self.replenish(&tree, &entry);
             self.renew(&tree, &entry);
             self.replicate(&tree, &entry);
@@ -269,7 +294,7 @@ impl Forest {
         let begun = Instant::now();
         let cell = self.parts.sandboxes.cell(Order {
             purpose: Purpose::Leaf,
-            namespace: Some(&tree.namespace),
+            namespace: Some(&zygote.namespace),
             network: tree.network,
             limits,
             permit,
@@ -333,7 +358,7 @@ impl Forest {
         if let Some(tree) = trees.get(&network) {
             return Ok(Arc::clone(tree));
         }
-        let namespace = self.parts.sandboxes.user_namespace(trees.len(), self.parts.leaf_limits)?;
+        let namespace = self.parts.sandboxes.user_namespace(self.parts.leaf_limits)?;
         let root = self.entry(None, Pins::new(), Pins::new());
         let tree = Arc::new(Tree {
             network,
@@ -384,13 +409,6 @@ impl Forest {
     pub fn observer(&self, leaf: &Leaf) -> Option<Box<dyn FnOnce() + Send>> {
         let wanted = self.parts.prefault && self.parts.blanks > 0;
         if wanted { leaf.observer() } else { None }
-    }
-
-    /// A leaf's first answer said what it had to import: its node may do so for the next.
-    pub fn learn(&self, leaf: &Leaf, imported: &[String]) {
-        if self.parts.learn {
-            leaf.teach(imported);
-        }
     }
 
     /// Lets every zygote go.

@@ -1,4 +1,4 @@
-//! Names the nodes that may serve a set of pins, and picks one. Runs in the worker.
+//! Names the nodes that may serve a function, and picks one. Runs in the worker.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -7,25 +7,31 @@ use std::time::{Duration, Instant};
 
 use super::Forest;
 use super::entry::{Entry, Grown, State, Tree, choose};
+use super::modules::yield_modules;
 use super::replicate::count;
 use super::snapshot::Private;
 use crate::zygote::evict::{Kept, victim};
 use crate::zygote::node::Zygote;
-use crate::zygote::{Pin, Pins, Template};
+use crate::zygote::select::Asking;
+use crate::zygote::users::Users;
+use crate::zygote::{Modules, Pin, Pins, Template};
 
 impl Forest {
-    /// Names the nodes that may serve these pins, and picks one.
-    pub(super) fn plan(&self, tree: &Tree, pins: &Pins) -> Arc<Entry> {
+    /// Names the nodes that may serve a function, and picks one.
+    pub(super) fn plan(&self, tree: &Tree, asking: &Asking<'_>) -> Arc<Entry> {
+        let pins = asking.pins;
         let mut entries = tree.entries();
         match &self.parts.template {
             Some(template) => {
                 let root = Arc::clone(&entries[0]);
                 self.instantiate(template, &root, pins, &mut entries);
             }
-            None => match entries.iter().find(|entry| &entry.closure == pins && entry.private.is_none()) {
+            None => match entries.iter().find(|entry| &entry.closure == pins && entry.is_of_packages()) {
                 Some(known) => known.touch(),
                 None => {
-                    let parent = choose(&entries, pins, Grown::OrNot, None);
+                    // It will serve others, who import no modules of this function's.
+                    let alone = Asking { modules: &Modules::new(), ..*asking };
+                    let parent = choose(&entries, &alone, Grown::OrNot);
                     if self.make_room(&mut entries, Duration::ZERO) {
                         let own = pins.difference(&parent.closure).cloned().collect();
                         entries.push(self.entry(Some(parent), own, pins.clone()));
@@ -33,13 +39,20 @@ impl Forest {
                 }
             },
         }
-        choose(&entries, pins, Grown::OrNot, None)
+        let chosen = choose(&entries, asking, Grown::OrNot);
+        if chosen.has_modules() {
+            chosen.touch();
+        }
+        chosen
     }
 
     /// Whether there is room for another node: where there is none, one that nothing depends on goes
     /// that was not used for so long.
     pub(super) fn make_room(&self, entries: &mut Vec<Arc<Entry>>, unused_for: Duration) -> bool {
         if count(entries) < self.parts.max_nodes {
+            return true;
+        }
+        if yield_modules(entries, |_| true, unused_for) {
             return true;
         }
         let free = |zygote: &Arc<Zygote>| Arc::strong_count(zygote) == 1;
@@ -77,7 +90,7 @@ impl Forest {
             let Some(own) = child.matched(pins) else { continue };
             let closure = self.with_dependencies(&parent.closure, &own, pins);
             let found = entries.iter().find(|entry| {
-                entry.private.is_none()
+                entry.is_of_packages()
                     && entry.closure == closure
                     && entry.own == own
                     && entry.parent.as_ref().is_some_and(|p| p.id == parent.id)
@@ -112,7 +125,7 @@ impl Forest {
     }
 
     pub(super) fn entry(&self, parent: Option<Arc<Entry>>, own: Pins, closure: Pins) -> Arc<Entry> {
-        self.entry_of(parent, own, closure, None)
+        self.entry_of(parent, own, closure, Modules::new(), None)
     }
 
     pub(super) fn entry_of(
@@ -120,6 +133,7 @@ impl Forest {
         parent: Option<Arc<Entry>>,
         own: Pins,
         closure: Pins,
+        modules: Modules,
         private: Option<Private>,
     ) -> Arc<Entry> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
@@ -128,9 +142,8 @@ impl Forest {
             replicas: Vec::new(),
             growing: None,
             import_us: None,
-            learned: Default::default(),
-            lessons: 0,
             deaths: 0,
+            users: Users::default(),
             unfit: None,
             used: Instant::now(),
         };
@@ -139,6 +152,8 @@ impl Forest {
             parent,
             own,
             closure,
+            modules,
+            tops: Default::default(),
             state: state.into(),
             growing: Default::default(),
             blanks: Mutex::default(),

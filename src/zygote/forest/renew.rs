@@ -1,12 +1,10 @@
-//! Grows nodes again that came of age, or whose leaves import what they could, while
-//! the old ones serve. Runs in the worker.
+//! Grows nodes again that came of age, while the old ones serve. Runs in the worker.
 //!
 //! ```text
 //! a start, or the janitor ──▶ due? ──▶ one path of a tree at a time, root to node:
 //!     grow another ──▶ it takes over ──▶ blanks of the old one go, its leaves live on
 //! ```
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,14 +15,11 @@ use crate::zygote::age::{Aged, Due};
 
 /// After a node could not be grown again, how long its tree stays as it is.
 const PAUSE: Duration = Duration::from_secs(60);
-/// How often a node is grown again for what its leaves import, at most.
-const LESSONS: u32 = 3;
 
 impl Forest {
-    /// Replaces a node that came of age, and its root with it, or that could import
-    /// more, away from the path.
+    /// Replaces a node that came of age, and its root with it, away from the path.
     pub(super) fn renew(self: &Arc<Self>, tree: &Arc<Tree>, entry: &Arc<Entry>) {
-        if self.due(tree, entry) == Due::Nothing && lesson(entry).is_empty() {
+        if self.due(tree, entry) == Due::Nothing {
             return;
         }
         let (forest, tree, entry) = (Arc::clone(self), Arc::clone(tree), Arc::clone(entry));
@@ -45,7 +40,10 @@ impl Forest {
         // Asked again: whoever held the lock before may have seen to it.
         let due = self.due(tree, entry);
         if due == Due::Nothing {
-            return self.teach(tree, entry).await;
+            return Ok(());
+        }
+        if entry.snapshot().is_some() {
+            return self.renew_one(tree, entry).await;
         }
         for node in entry.path() {
             let wanted = if node.parent.is_none() { Due::Root } else { Due::Node };
@@ -54,27 +52,6 @@ impl Forest {
             }
         }
         Ok(())
-    }
-
-    /// Has a node import what its leaves do. One that cannot is left as it was, for good.
-    async fn teach(self: &Arc<Self>, tree: &Arc<Tree>, entry: &Arc<Entry>) -> Result<(), ZygoteError> {
-        let lesson = lesson(entry);
-        if lesson.is_empty() {
-            return Ok(());
-        }
-        let before = {
-            let mut state = entry.state();
-            state.lessons += 1;
-            let before = state.learned.clone();
-            state.learned.extend(lesson);
-            before
-        };
-        let renewed = self.renew_one(tree, entry).await;
-        if renewed.is_err() {
-            let mut state = entry.state();
-            (state.learned, state.lessons) = (before, LESSONS);
-        }
-        renewed
     }
 
     async fn renew_one(self: &Arc<Self>, tree: &Arc<Tree>, entry: &Arc<Entry>) -> Result<(), ZygoteError> {
@@ -99,7 +76,9 @@ impl Forest {
         let root = tree.entries()[0].zygote();
         let (Some(zygote), Some(root)) = (entry.zygote(), root) else { return Due::Nothing };
         let aged = Aged { forks: zygote.forked(), age: zygote.since.elapsed(), root: zygote.root };
-        self.parts.ageing.due(&aged, root.root)
+        // Its root is its own, and as old.
+        let root = if entry.snapshot().is_some() { zygote.root } else { root.root };
+        self.parts.ageing.due(&aged, root)
     }
 
     /// Looks at every node that stands, for those that nobody asks for.
@@ -112,14 +91,4 @@ impl Forest {
             }
         }
     }
-}
-
-/// What a node's leaves usually import and it does not yet.
-fn lesson(entry: &Entry) -> BTreeSet<String> {
-    let Some(zygote) = entry.zygote() else { return BTreeSet::new() };
-    let state = entry.state();
-    if state.lessons == LESSONS {
-        return BTreeSet::new();
-    }
-    zygote.learned().usual().difference(&state.learned).cloned().collect()
 }

@@ -6,8 +6,12 @@
 //!             │ no                                       code changed, function removed,
 //!             ▼                                          cold, or room is needed
 //!   package node serves; afterwards, once quiet:                    ▼
-//!   claim an entry ──▶ grow below that node ──▶ stands, blanks ──▶ gone; leaves live on
+//!   claim an entry ──▶ a root of its own ──▶ grow ──▶ stands, blanks ──▶ gone; leaves live on
 //! ```
+//!
+//! In the picture it hangs below the node of its packages, which serves while it does not
+//! stand. As a process it descends from a root of its own: the function's code runs as root
+//! of that user namespace, so nobody else may be in it.
 //!
 //! What fails leaves the function where it was: on its package node.
 
@@ -15,16 +19,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use hosier_zygote::wire::Imports;
+
 use super::Forest;
 use super::entry::{Entry, Grown, Tree, choose};
+use crate::sandbox::{Order, Purpose};
 use crate::zygote::blanks::COLD_AFTER;
 use crate::zygote::evict::{Kept, cold};
 use crate::zygote::node::Zygote;
+use crate::zygote::select::Asking;
 use crate::zygote::snapshot::{Owner, Snapshot};
-use crate::zygote::{Pins, ZygoteError};
+use crate::zygote::{Modules, Pins, ZygoteError};
 
 /// Longest wait for a moment without a start on the path: a busy worker has none.
-const QUIET_BOUND: Duration = Duration::from_secs(1);
+pub(super) const QUIET_BOUND: Duration = Duration::from_secs(1);
 /// A snapshot node that was not used for so long is let go.
 const KEPT_FOR: Duration = Duration::from_secs(600);
 
@@ -73,7 +81,8 @@ impl Forest {
         snapshot: Option<&Arc<Snapshot>>,
     ) -> Option<(Arc<Entry>, Arc<Zygote>)> {
         let owner = &snapshot.filter(|_| self.parts.snapshot)?.owner;
-        let entry = choose(&tree.entries(), pins, Grown::Only, Some(owner));
+        let asking = Asking { pins, modules: &Modules::new(), owner: Some(owner) };
+        let entry = choose(&tree.entries(), &asking, Grown::Only);
         entry.owner()?;
         let zygote = entry.freest()?;
         entry.touch();
@@ -92,6 +101,8 @@ impl Forest {
         let Some(snapshot) = snapshot.filter(|_| self.parts.snapshot && parent.private.is_none()) else {
             return;
         };
+        // No other function's modules come into it.
+        let parent = &parent.of_packages();
         let Some(entry) = self.claim_snapshot(tree, parent, pins, snapshot) else { return };
         let (forest, tree, own) = (Arc::clone(self), Arc::clone(tree), Arc::clone(snapshot));
         let asked = Instant::now();
@@ -139,34 +150,89 @@ impl Forest {
             return None;
         }
         let private = Private { snapshot: Arc::clone(snapshot), coming: AtomicBool::new(true) };
-        let entry = self.entry_of(Some(Arc::clone(parent)), Pins::new(), pins.clone(), Some(private));
+        let entry =
+            self.entry_of(Some(Arc::clone(parent)), Pins::new(), pins.clone(), Modules::new(), Some(private));
         entries.push(Arc::clone(&entry));
         Some(entry)
     }
 
+    /// A root for a function's own node: a user namespace that nobody else is in, since the
+    /// function's own code runs as its root.
+    pub(super) async fn own_root(&self, tree: &Tree, entry: &Entry) -> Result<Arc<Zygote>, ZygoteError> {
+        let parts = &self.parts;
+        let namespace = parts.sandboxes.user_namespace(parts.leaf_limits)?;
+        // It takes no place, as no root does: its node does.
+        let cell = parts.sandboxes.cell(Order {
+            purpose: Purpose::Zygote,
+            namespace: Some(&namespace),
+            network: tree.network,
+            limits: &parts.limits,
+            permit: None,
+            writable: None,
+            net: None,
+        });
+        let imports = Imports {
+            immortal: parts.immortal,
+            gc_freeze: parts.gc_freeze,
+            solidify: parts.solidify,
+            ..Imports::default()
+        };
+        let (cell, python, bound) = (cell.await?, &parts.python, parts.grow_bound);
+        let root = Zygote::root(entry.id, &parts.sandboxes, &namespace, cell, python, &imports, bound);
+        Ok(Arc::new(root.await?))
+    }
+
     /// Lets a function's snapshot nodes and code go, but for the version that is still served.
-    pub async fn forget(&self, function: &str, kept: Option<&str>) {
+    pub async fn forget(&self, function: &str, kept: Option<(&str, &Pins)>) {
+        let (kept, pins) = kept.unzip();
         self.code.forget(function, kept);
         let goes = |entry: &Entry| {
             entry.owner().is_some_and(|owner| owner.function == function && Some(&*owner.version) != kept)
         };
-        self.remove_snapshots(goes).await;
+        self.remove_nodes(goes).await;
+        self.discharge(function, pins).await;
     }
 
-    /// Lets the snapshot nodes go that were not used for long.
-    pub(super) async fn drop_cold_snapshots(&self) {
+    /// Lets the nodes go that a function was the last to use and that none of its pins asks
+    /// for any more, children before their parents. Leaves live on.
+    async fn discharge(&self, function: &str, pins: Option<&Pins>) {
+        let used = |entry: &Entry| pins.is_some_and(|pins| entry.closure.is_subset(pins));
+        for tree in self.trees.lock().await.values() {
+            let mut entries = tree.entries();
+            let mut unused: Vec<u64> = entries
+                .iter()
+                .filter(|entry| {
+                    !used(entry) && entry.parent.is_some() && entry.state().users.forget(function)
+                })
+                .map(|entry| entry.id)
+                .collect();
+            let is_parent = |entries: &[Arc<Entry>], id: u64| {
+                entries.iter().any(|entry| entry.parent.as_ref().is_some_and(|parent| parent.id == id))
+            };
+            while let Some(at) = unused.iter().position(|id| !is_parent(&entries, *id)) {
+                let id = unused.swap_remove(at);
+                for entry in entries.extract_if(.., |entry| entry.id == id) {
+                    tracing::info!(node = id, function, "a node goes with its last function");
+                    entry.let_go();
+                }
+            }
+        }
+    }
+
+    /// Lets the nodes of one function, and those of modules, go that were not used for long.
+    pub(super) async fn drop_cold_nodes(&self) {
         let goes = |entry: &Entry| {
-            let kept = Kept { id: entry.id, used: entry.state().used, held: entry.owner().is_none() };
+            let kept = Kept { id: entry.id, used: entry.state().used, held: entry.is_of_packages() };
             cold(&kept, Instant::now(), KEPT_FOR)
         };
-        self.remove_snapshots(goes).await;
+        self.remove_nodes(goes).await;
     }
 
-    async fn remove_snapshots(&self, goes: impl Fn(&Entry) -> bool) {
+    async fn remove_nodes(&self, goes: impl Fn(&Entry) -> bool) {
         for tree in self.trees.lock().await.values() {
             let gone: Vec<_> = tree.entries().extract_if(.., |entry| goes(entry)).collect();
             for entry in gone {
-                tracing::info!(node = entry.id, "a snapshot node is let go");
+                tracing::info!(node = entry.id, "a node is let go");
                 entry.let_go();
             }
         }

@@ -1,8 +1,8 @@
-//! Network namespaces: `lo` comes up, one becomes a descriptor, whose one is.
+//! Network namespaces: `lo` comes up and is listened on, one becomes a descriptor, whose one is.
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, socket};
 
 use super::{Named, Result, SysError, check, process};
 
@@ -21,6 +21,21 @@ pub fn loopback_up() -> Result<()> {
     // SAFETY: SIOCSIFFLAGS reads one ifreq, which lives until the call returns.
     let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
     check("ioctl", done.into()).map(drop)
+}
+
+/// Connections that wait to be accepted from [`listen_on_loopback`], at most.
+const BACKLOG: i32 = 64;
+
+/// Listens on a TCP port of 127.0.0.1 in this network namespace.
+///
+/// # Errors
+/// `EADDRINUSE` if the port is taken.
+pub fn listen_on_loopback(port: u16) -> Result<OwnedFd> {
+    let socket =
+        socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).named("socket")?;
+    bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, port)).named("bind")?;
+    listen(&socket, Backlog::new(BACKLOG).named("listen")?).named("listen")?;
+    Ok(socket)
 }
 
 /// The network namespace that this thread is in, without a `/proc`.
