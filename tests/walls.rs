@@ -467,8 +467,8 @@ fn a_sandbox_that_lacks_a_layer_does_not_start() {
     const ANY: (u32, u32) = (0, u32::MAX);
     // What only a leaf does, so that its zygote stands.
     let leaf = [
-        layer("its own uid", 117, 0, (1000, u32::MAX - 1), "Identity"),
-        layer("rlimits", 302, 1, (4, 4), "Rlimits"),
+        layer("its own uid", 117, 0, (1000, 65_535), "Identity"),
+        layer("rlimits", 302, 1, (7, 7), "Rlimits"),
         layer("a cgroup namespace", 272, 0, (0x0200_0000, 0x0200_0000), "CgroupNamespace"),
     ];
     // What a fresh process does and the worker itself does not.
@@ -478,6 +478,7 @@ fn a_sandbox_that_lacks_a_layer_does_not_start() {
         layer("lo up", 16, 1, (0x8914, 0x8914), "Loopback"),
         layer("the bounding set", 157, 0, (24, 24), "Capabilities"),
         layer("no_new_privs", 157, 0, (38, 38), "NoNewPrivs"),
+        layer("quotas", 302, 1, (11, 11), "Quotas"),
         // SECCOMP_SET_MODE_FILTER: libseccomp, in the worker, asks by others.
         layer("the filter", 317, 0, (1, 1), "Filter"),
     ];

@@ -14,7 +14,9 @@ use std::sync::Arc;
 use super::CliError;
 use super::place::{Place, make_dirs};
 use crate::sandbox::cgroup::Hierarchies;
-use crate::sandbox::{Base, Leftovers, Parts, RuntimeFile, Sandboxes, Spawner, Tuning, host, start_spawner};
+use crate::sandbox::{
+    Base, Claims, Leftovers, Parts, RuntimeFile, Sandboxes, Spawner, Tuning, host, start_spawner,
+};
 use crate::settings::Settings;
 use crate::stats::Stats;
 
@@ -27,6 +29,7 @@ pub struct Foundation {
     socket: OwnedFd,
     pidfd: OwnedFd,
     base: Base,
+    claims: Claims,
     leftovers: Leftovers,
 }
 
@@ -56,10 +59,15 @@ impl Foundation {
         leftovers.remove().map_err(CliError::Leftovers)?;
         let mnt = leftovers.mnt.clone();
         make_dirs(&mnt)?;
-        let (socket, pidfd) = start_spawner(leftovers.clone())?;
+        // The spawner has it open as well, until the last sandbox is gone.
+        let (claims, note) = Claims::open();
+        if let Some(note) = note {
+            eprintln!("hosier: {note}");
+        }
+        let (socket, pidfd) = start_spawner(leftovers.clone(), &claims)?;
         let base = Base::prepare(&mnt, &runtime_files()?)?;
         host::trim_capabilities()?;
-        Ok(Self { socket, pidfd, base, leftovers })
+        Ok(Self { socket, pidfd, base, claims, leftovers })
     }
 
     /// What is the spawner's to remove, in case that it dies first.
@@ -84,6 +92,7 @@ impl Foundation {
             hierarchies: self.leftovers.hierarchies,
             group_names: self.leftovers.groups,
             seed,
+            claims: self.claims,
             limits: settings.limits,
             tuning: tuning(settings),
             stats: Arc::clone(stats),

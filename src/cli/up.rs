@@ -22,7 +22,7 @@ use crate::lambda::registry::Registry;
 use crate::lambda::tree::Bounds;
 use crate::lambda::{Compiler, IdleInstances, Shared, Terms, Versions, Worker};
 use crate::sandbox::cgroup::Hierarchies;
-use crate::sandbox::{Limits, SandboxError, Sandboxes, foreign, host};
+use crate::sandbox::{Limits, SandboxError, Sandboxes, foreign, host, quotas};
 use crate::settings::{self, Rootfs, Settings, Tree};
 use crate::stats::Stats;
 use crate::trigger::{self, Access, Token};
@@ -45,7 +45,8 @@ pub fn run(args: &UpArgs) -> Result<(), CliError> {
     let place = Place::of(&settings);
     place.check()?;
     let clamped = descriptors::clamp(&mut settings, host::descriptor_limit())?;
-    for note in settings.notes().iter().chain(&clamped) {
+    let shares = quotas::notes(&quotas::Host::read(), settings.sandbox.max_sandboxes);
+    for note in settings.notes().iter().chain(&clamped).chain(&shares) {
         eprintln!("hosier: {note}");
     }
     if args.detach {

@@ -8,7 +8,6 @@
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use hosier_zygote::wire::Walls;
@@ -16,7 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::cgroup::{Cgroup, Pool};
 use super::homes::Home;
-use super::ids::IdRange;
+use super::ids::{IdRange, LeafId, LeafIds};
 use super::life::Kept;
 use super::view::{PACKAGES, View};
 use super::{Limits, MountPoint, Network, SandboxError, pidfd};
@@ -44,7 +43,7 @@ pub struct UserNamespace {
     #[expect(dead_code, reason = "given back by its drop")]
     pub(super) home: Home,
     pub(super) ids: IdRange,
-    pub(super) next_leaf: AtomicU64,
+    pub(super) leaf_ids: LeafIds,
 }
 
 /// Walls that wait for a process.
@@ -71,6 +70,8 @@ pub struct Cell {
     pub(super) ids: Option<IdRange>,
     /// Its unprivileged id inside the user namespace.
     pub(super) uid: u32,
+    /// Holds that id, where others of the user namespace have theirs.
+    pub(super) leaf_id: Option<LeafId>,
     /// The same, as the host numbers it.
     pub(super) host_id: u32,
     pub(super) kept: Vec<Kept>,
@@ -151,6 +152,8 @@ impl Cell {
         tokio::task::spawn_blocking(move || {
             if let Err(error) = self.cgroup.kill().and_then(|()| self.cgroup.remove()) {
                 tracing::warn!(%error, "an abandoned control group could not be removed");
+                // Its ids may still be in use.
+                std::mem::forget((self.ids.take(), self.leaf_id.take()));
             }
         });
     }

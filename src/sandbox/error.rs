@@ -39,6 +39,8 @@ pub enum SandboxError {
     Full { limit: usize },
     #[error("no range of ids is left for another user namespace")]
     NoIds,
+    #[error("no id is left for another sandbox: all {count} of its tree are in use; restart the worker")]
+    NoLeafIds { count: u32 },
     #[error("no name of a control group is left for another user namespace")]
     NoHome,
     #[error("{0}")]

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use hosier_zygote::birth::{Birth, Pid1, Role};
+use hosier_zygote::quotas::Quotas;
 use hosier_zygote::sys::mount::{Attr, tmpfs};
 use hosier_zygote::sys::socket;
 use hosier_zygote::wire::{Confinement, ProcView, Walls};
@@ -29,8 +30,9 @@ use super::cgroup::{Group, Pool};
 use super::confined::{self, Expected};
 use super::error::{About, During};
 use super::homes::Homes;
-use super::ids::{IdRange, Ids, RANGE};
+use super::ids::{Claims, FIRST_LEAF_ID, IdRange, Ids, LeafId, LeafIds, RANGE};
 use super::life::{Estate, Identity, Kept};
+use super::quotas::{self, Host};
 use super::roster::Roster;
 use super::seccomp::Filters;
 use super::writable::{Wanted, WritableRoot};
@@ -41,8 +43,6 @@ use crate::stats::Stats;
 
 /// Open descriptors of a confined process, at most.
 const FILES: u64 = 1024;
-/// Leaves of a tree take their ids from here up, inside the tree's range.
-const FIRST_LEAF_ID: u32 = 1_000;
 
 /// What a writable root holds of our own, beside what its sandbox may write.
 const OWN_MIB: u32 = 32;
@@ -91,6 +91,7 @@ pub struct Sandboxes {
     fresh: Pool,
     /// Of fresh processes, and of each user namespace that stands.
     groups: Mutex<Vec<Weak<Group>>>,
+    quotas: Quotas,
     places: Arc<Semaphore>,
     roster: Roster,
     /// Seccomp filters on the worker itself.
@@ -108,6 +109,7 @@ pub struct Parts {
     /// The first for fresh processes, the others for user namespaces.
     pub group_names: Vec<String>,
     pub seed: u32,
+    pub claims: Claims,
     pub limits: Limits,
     pub tuning: Tuning,
     pub stats: Arc<Stats>,
@@ -129,7 +131,8 @@ impl Sandboxes {
             groups: Mutex::new(vec![Arc::downgrade(&group)]),
             fresh: Pool::new(group, 0, parts.limits, None),
             homes: Homes::new(parts.hierarchies, names),
-            ids: Ids::new(parts.seed),
+            ids: Ids::new(parts.seed, parts.claims),
+            quotas: quotas::shares(&Host::read(), parts.tuning.max_sandboxes, parts.tuning.netns_pool),
             places: Arc::new(Semaphore::new(parts.tuning.max_sandboxes)),
             roster: Roster::default(),
             own_filters: confined::own_filters(),
@@ -152,7 +155,7 @@ impl Sandboxes {
         groups.retain(|group| group.strong_count() > 0);
         groups.push(Arc::downgrade(&group));
         let pool = Pool::new(group, self.tuning.cgroup_pool, limits, Some(owner));
-        Ok(Arc::new(UserNamespace { pool, home, ids, next_leaf: AtomicU64::new(0) }))
+        Ok(Arc::new(UserNamespace { pool, home, ids, leaf_ids: LeafIds::new() }))
     }
 
     /// A pool of network namespaces for what is forked below a root zygote; `None`
@@ -222,7 +225,7 @@ impl Sandboxes {
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let ids = if namespace.is_none() { Some(self.ids.take()?) } else { None };
-        let uid = self.uid(purpose, namespace.map(Arc::as_ref));
+        let (uid, leaf_id) = identity(purpose, namespace.map(Arc::as_ref))?;
         let first = ids.as_ref().or(namespace.map(|namespace| &namespace.ids)).map_or(0, IdRange::first);
         let (socket, child_socket) = match purpose {
             Purpose::Leaf => socket::stream_pair(),
@@ -279,22 +282,11 @@ impl Sandboxes {
             permit,
             ids,
             uid,
+            leaf_id,
             host_id: first + uid,
             kept,
             outlet: None,
         })
-    }
-
-    /// The id that foreign code will run under, inside the user namespace.
-    fn uid(&self, purpose: Purpose, namespace: Option<&UserNamespace>) -> u32 {
-        match (purpose, namespace) {
-            (Purpose::Zygote | Purpose::Command, _) => 0,
-            (Purpose::Leaf, None) => FIRST_LEAF_ID,
-            (Purpose::Leaf, Some(namespace)) => {
-                let number = namespace.next_leaf.fetch_add(1, Ordering::Relaxed);
-                FIRST_LEAF_ID + (number % u64::from(RANGE - 2 * FIRST_LEAF_ID)) as u32
-            }
-        }
     }
 
     /// A root for `uid` of the range that begins at `first`.
@@ -383,6 +375,7 @@ impl Sandboxes {
             walls,
             first_id,
             ids: RANGE,
+            quotas: self.quotas.clone(),
             pid1: program.pid1,
             role: program.role,
             outlet: cell.outlet,
@@ -411,6 +404,7 @@ impl Sandboxes {
             _printing: printing,
             cgroup: cell.cgroup,
             ids: cell.ids,
+            leaf_id: cell.leaf_id,
             permit: cell.permit,
             kept: cell.kept,
         };
@@ -418,6 +412,21 @@ impl Sandboxes {
         let sandbox = Sandbox::new(identity, pidfd, estate, self.undertaker.clone(), self.roster.clone());
         let channel = Channel::new(cell.socket).about("a sandbox's socket")?;
         Ok(Started { sandbox, channel, output, ended: None })
+    }
+}
+
+/// The id that foreign code will run under, inside the user namespace.
+fn identity(
+    purpose: Purpose,
+    namespace: Option<&UserNamespace>,
+) -> Result<(u32, Option<LeafId>), SandboxError> {
+    match (purpose, namespace) {
+        (Purpose::Zygote | Purpose::Command, _) => Ok((0, None)),
+        (Purpose::Leaf, None) => Ok((FIRST_LEAF_ID, None)),
+        (Purpose::Leaf, Some(namespace)) => {
+            let id = namespace.leaf_ids.take()?;
+            Ok((id.inside(), Some(id)))
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::cgroup::{Cgroup, Usage};
 use super::confined::{Expected, kept};
-use super::ids::IdRange;
+use super::ids::{IdRange, LeafId};
 use super::pidfd;
 use super::roster::{Line, Roster};
 use super::visit::{Placed, attach_inside};
@@ -40,6 +40,8 @@ pub(super) struct Estate {
     pub cgroup: Cgroup,
     /// Its own range of ids, where it has a user namespace of its own.
     pub ids: Option<IdRange>,
+    /// Its id among those of its tree.
+    pub leaf_id: Option<LeafId>,
     #[expect(dead_code, reason = "given back by its drop")]
     pub permit: Option<OwnedSemaphorePermit>,
     /// Prepared mounts that it has clones of.
@@ -234,6 +236,11 @@ impl Drop for Sandbox {
     }
 }
 
+/// Keeps for good what somebody who could not be killed may still use: ids, and mounts.
+fn never_give_back(range: &mut Option<IdRange>, leaf_id: &mut Option<LeafId>, kept: &mut Vec<Kept>) {
+    std::mem::forget((range.take(), leaf_id.take(), std::mem::take(kept)));
+}
+
 #[derive(Debug)]
 struct Remains {
     killed: Instant,
@@ -269,9 +276,8 @@ impl Undertaker {
             for mut remains in lingering {
                 if !end(&mut remains, GONE_MS) {
                     tracing::warn!(cgroup = remains.estate.cgroup.name(), "a sandbox could not be killed");
-                    // Its ids may still be in use.
-                    std::mem::forget(remains.estate.ids.take());
-                    std::mem::forget(std::mem::take(&mut remains.estate.kept));
+                    let Estate { ids, leaf_id, kept, .. } = &mut remains.estate;
+                    never_give_back(ids, leaf_id, kept);
                 }
                 remove(*remains, &late_stats);
             }
@@ -296,11 +302,11 @@ fn end(remains: &mut Remains, bound_ms: u64) -> bool {
 }
 
 fn remove(remains: Remains, stats: &Stats) {
-    let killed = remains.killed;
-    let cgroup = remains.estate.cgroup;
-    let name = cgroup.name().to_owned();
-    if let Err(error) = cgroup.remove() {
+    let Remains { killed, mut estate, .. } = remains;
+    let name = estate.cgroup.name().to_owned();
+    if let Err(error) = estate.cgroup.remove() {
         tracing::warn!(cgroup = name, %error, "a control group could not be removed");
+        never_give_back(&mut estate.ids, &mut estate.leaf_id, &mut estate.kept);
     }
     stats.record("Destroy()", killed.elapsed());
 }

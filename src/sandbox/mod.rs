@@ -18,6 +18,7 @@
 //! command    a program run once (an installer)  memory     of a process, of the machine
 //! outlet/    the one way out of a command's network namespace
 //! foreign    files that strangers wrote: by descriptor, without recursion
+//! quotas     a sandbox's share of what the kernel has for everybody
 //! host       what the machine must have; the run-time directory
 //! ```
 
@@ -40,6 +41,7 @@ mod nets;
 pub mod outlet;
 mod output;
 pub mod pidfd;
+pub mod quotas;
 mod roster;
 pub mod seccomp;
 mod spawner;
@@ -53,6 +55,7 @@ pub use channel::Channel;
 pub use command::{Bind, Code, Command, Ended, Outcome, RunError, Runner};
 pub use error::SandboxError;
 pub use floor::{Parts, Program, Sandboxes, Started, Tuning};
+pub use ids::Claims;
 pub use life::{Sandbox, Undertaker};
 pub use limits::{Limits, Network, PartialLimits};
 pub use nets::NetPool;

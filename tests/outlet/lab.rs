@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use hosier::sandbox::cgroup::Hierarchies;
 use hosier::sandbox::{
-    Base, Command, Leftovers, Limits, Network, Outcome, Outlet, Parts, Runner, Sandboxes, Spawner, Tuning,
-    host, pidfd, start_spawner,
+    Base, Claims, Command, Leftovers, Limits, Network, Outcome, Outlet, Parts, Runner, Sandboxes, Spawner,
+    Tuning, host, pidfd, start_spawner,
 };
 use hosier::stats::Stats;
 
@@ -55,12 +55,13 @@ pub fn lab_after<F: Future<Output = ()>>(prepare: impl FnOnce(), test: impl FnOn
         socket: None,
     };
     std::fs::create_dir_all(&leftovers.mnt).unwrap();
-    let (socket, spawner) = start_spawner(leftovers.clone()).unwrap();
+    let claims = Claims::open().0;
+    let (socket, spawner) = start_spawner(leftovers.clone(), &claims).unwrap();
     let base = Base::prepare(&leftovers.mnt, &[]).unwrap();
     host::trim_capabilities().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let cleared = runtime.block_on(async {
-        let (lab, cleared) = floor(socket, spawner, base, &leftovers);
+        let (lab, cleared) = floor(socket, spawner, base, claims, &leftovers);
         test(lab).await;
         cleared.hang_up().unwrap()
     });
@@ -75,7 +76,7 @@ pub fn lab_after<F: Future<Output = ()>>(prepare: impl FnOnce(), test: impl FnOn
     }
 }
 
-fn floor(socket: OwnedFd, pid: OwnedFd, base: Base, leftovers: &Leftovers) -> (Lab, Spawner) {
+fn floor(socket: OwnedFd, pid: OwnedFd, base: Base, claims: Claims, leftovers: &Leftovers) -> (Lab, Spawner) {
     let spawner = Spawner::connect(socket, pid).unwrap();
     let parts = Parts {
         spawner: spawner.clone(),
@@ -86,6 +87,7 @@ fn floor(socket: OwnedFd, pid: OwnedFd, base: Base, leftovers: &Leftovers) -> (L
         limits: LIMITS,
         tuning: TUNING,
         stats: Arc::new(Stats::default()),
+        claims,
     };
     (Lab { sandboxes: Sandboxes::new(parts).unwrap() }, spawner)
 }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! spawner                              child (pid 1 of its namespace)
-//!   prepare, clone3 ───────────────────▶ wait at the gate
+//!   prepare, clone3 as user first_id ──▶ wait at the gate
 //!   write uid_map, gid_map
 //!   open the gate ─────────────────────▶ become root inside; enter the walls
 //!                                        listen for the worker, if it asked for an outlet
@@ -21,6 +21,7 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::contain::{self, Prepared};
+use crate::quotas::{self, Quotas};
 use crate::sys::process::{CStringArray, Forked, fork_into};
 use crate::sys::{self, Named, privilege, process};
 use crate::wire::{At, Confinement, Failure, Step, Walls};
@@ -33,6 +34,7 @@ pub struct Birth {
     pub first_id: u32,
     /// Ids in the range.
     pub ids: u32,
+    pub quotas: Quotas,
     pub pid1: Pid1,
     pub role: Role,
     /// Port of 127.0.0.1 to listen on for the worker, in a network namespace that is new.
@@ -86,11 +88,14 @@ pub fn spawn(birth: Birth, fds: Vec<OwnedFd>, proc: BorrowedFd<'_>) -> Result<Bo
             .map_err(|_| bad)?,
         role: birth.role,
         outlet: birth.outlet,
+        quotas: birth.quotas.prepare(),
     };
     let (gate_read, gate_write) = pipe().at(Step::Fork)?;
     let (report_read, report_write) = pipe().at(Step::Fork)?;
 
-    match fork_into(&prepared.clone_options()).at(Step::Fork)? {
+    let fork = || fork_into(&prepared.clone_options());
+    let is_child = |forked: &Forked| matches!(forked, Forked::Child);
+    match privilege::as_owner(birth.first_id, fork, is_child).at(Step::Fork)? {
         Forked::Child => {
             drop((gate_write, report_read));
             let failure = match wait_at(gate_read) {
@@ -154,6 +159,7 @@ struct Program {
     env: CStringArray,
     role: Role,
     outlet: Option<u16>,
+    quotas: quotas::Prepared,
 }
 
 /// The child's way, one step a line. Returns only what failed.
@@ -161,7 +167,7 @@ fn be_born(prepared: &Prepared, socket: &OwnedFd, log: &OwnedFd, pid1: Pid1, pro
     process::default_signals();
     let walls = || {
         privilege::become_ids(0, 0).at(Step::Ids)?;
-        forbid_user_namespaces().at(Step::Ids)?;
+        program.quotas.set().at(Step::Quotas)?;
         nix::unistd::setsid().named("setsid").at(Step::Ids)?;
         contain::enter(prepared)?;
         // Before foreign code runs: the worker's first message is then surely this one.
@@ -184,16 +190,6 @@ fn be_born(prepared: &Prepared, socket: &OwnedFd, log: &OwnedFd, pid1: Pid1, pro
 fn hand_over_outlet(socket: &OwnedFd, port: u16) -> sys::Result<()> {
     let listener = sys::net::listen_on_loopback(port)?;
     sys::socket::send(socket.as_fd(), b"o", &[listener.as_raw_fd()]).map(drop)
-}
-
-/// No user namespace below this one: in a nested one a zygote would have every
-/// capability again that it gave up. Written through the old root's `/proc`, which the
-/// kernel takes for the writer's own user namespace.
-fn forbid_user_namespaces() -> sys::Result<()> {
-    let path = c"/proc/sys/user/max_user_namespaces";
-    let flags = nix::fcntl::OFlag::O_WRONLY | nix::fcntl::OFlag::O_CLOEXEC;
-    let file = nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty()).named("open")?;
-    nix::unistd::write(&file, b"0").named("write").map(drop)
 }
 
 fn start(socket: &OwnedFd, log: &OwnedFd, program: &Program) -> Failure {

@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 
+use crate::quotas;
 use crate::sys::{self, Named, mount, privilege, process};
 use crate::wire::{At, Confinement, Failure, ProcView, Step, Walls};
 
@@ -68,6 +69,11 @@ pub fn enter(prepared: &Prepared) -> Result<(), Failure> {
         // Only now: one made by clone3 would be rooted at the parent's group.
         unshare(CloneFlags::CLONE_NEWCGROUP).named("unshare").at(Step::CgroupNamespace)?;
     }
+    if prepared.walls.loopback {
+        // Through the old /proc too: a leaf's own has no sysctls.
+        sys::net::loopback_up().at(Step::Loopback)?;
+        quotas::small_sockets().at(Step::Loopback)?;
+    }
     // While the old /proc is still visible: later the kernel refuses (EPERM).
     let proc = mount_proc(prepared.walls.proc).at(Step::Proc)?;
     mount::attach(prepared.root.as_fd(), &prepared.staging).at(Step::Root)?;
@@ -82,9 +88,6 @@ pub fn enter(prepared: &Prepared) -> Result<(), Failure> {
     }
     if let Some(net) = &prepared.net {
         nix::sched::setns(net, CloneFlags::CLONE_NEWNET).named("setns").at(Step::Loopback)?;
-    }
-    if prepared.walls.loopback {
-        sys::net::loopback_up().at(Step::Loopback)?;
     }
     Ok(())
 }

@@ -11,6 +11,7 @@
 //! stub      pid 1 of a node: reaps                              stub
 //! birth     a fresh process, from `clone3` to `execve`          spawner, its child
 //! nets      network namespaces, made ahead of need              spawner's child
+//! quotas    what of the kernel a user namespace may have        spawner's child
 //! contain   the walls, one step a line                          all of them
 //! wire      messages and frames                                 both ends
 //! sys       typed system calls; all `unsafe` but solidify's     everywhere
@@ -21,6 +22,7 @@ pub mod contain;
 pub mod leaf;
 pub mod nets;
 pub mod prefault;
+pub mod quotas;
 pub mod serve;
 pub mod solidify;
 pub mod stub;

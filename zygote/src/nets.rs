@@ -3,7 +3,7 @@
 //! that lives for one batch; no foreign code ever ran in it.
 //!
 //! ```text
-//! join the tree's user namespace ─▶ ( unshare ─▶ lo up ─▶ send its descriptor )* ─▶ exit
+//! join the tree's user namespace ─▶ ( unshare ─▶ lo up, small sockets ─▶ send its descriptor )* ─▶ exit
 //! ```
 //!
 //! The worker sees the end of the stream, however many came before it.
@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::sched::{CloneFlags, setns, unshare};
 
+use crate::quotas;
 use crate::sys::{self, Named, net, privilege, process, socket};
 
 /// Namespaces of one batch, at most.
@@ -37,6 +38,7 @@ fn join(member: &OwnedFd) -> sys::Result<()> {
 fn make_one(worker: &OwnedFd) -> sys::Result<()> {
     unshare(CloneFlags::CLONE_NEWNET).named("unshare")?;
     net::loopback_up()?;
+    quotas::small_sockets()?;
     let made = net::current()?;
     socket::send(worker.as_fd(), b"n", &[made.as_raw_fd()]).map(drop)
 }

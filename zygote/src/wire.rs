@@ -40,6 +40,8 @@ pub enum Step {
     Fork,
     /// The user namespace's id maps.
     Ids,
+    /// The user namespace's quotas, and the rlimits that go with them.
+    Quotas,
     /// The child writes itself into its v1 control groups.
     Cgroups,
     /// The control group namespace, rooted where the child now is.

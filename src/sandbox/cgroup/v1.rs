@@ -14,6 +14,10 @@ use super::v2::{cpu_quota_us, keyed, mem_bytes, number};
 use super::{CgroupError, EMPTY_BOUND_MS, FREEZE_BOUND_MS, within};
 use crate::sandbox::Limits;
 
+/// Memory that the sockets of one sandbox may hold, in bytes, beside its memory: v1 counts
+/// it apart, and only where a limit is set. A TCP socket's first buffers are granted beyond it.
+const SOCKET_BYTES: u64 = 8 << 20;
+
 /// Where each controller is in the list of directories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Places {
@@ -38,6 +42,10 @@ pub(super) struct V1 {
 impl V1 {
     pub fn limit(&self, old: Option<&Limits>, new: &Limits) -> Result<(), CgroupError> {
         let before = old.map(|old| self.values(old));
+        if before.is_none() {
+            // Absent where the kernel was built or told not to count it (`cgroup.memory=nosocket`).
+            self.memory().write_if_there("memory.kmem.tcp.limit_in_bytes", &SOCKET_BYTES.to_string())?;
+        }
         for (at, (dir, file, value)) in self.values(new).iter().enumerate() {
             if before.as_ref().is_none_or(|before| before[at].2 != *value) {
                 dir.write(file, value)?;

@@ -10,7 +10,7 @@ use hosier_zygote::birth;
 use hosier_zygote::nets;
 use hosier_zygote::sys::mount::{Attr, FsContext};
 use hosier_zygote::sys::process::{self, CloneOptions, Forked, fork_into};
-use hosier_zygote::sys::socket;
+use hosier_zygote::sys::{privilege, socket};
 use hosier_zygote::wire::{self, Failure, Step};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -21,6 +21,8 @@ use crate::sandbox::SandboxError;
 use crate::sandbox::cgroup::{Group, Hierarchies};
 use crate::sandbox::error::During;
 use crate::sandbox::foreign;
+use crate::sandbox::ids::Claims;
+use crate::sandbox::quotas;
 
 /// What a dead worker leaves: removed by the spawner, or by the next start.
 #[derive(Debug, Clone)]
@@ -73,8 +75,10 @@ impl Leftovers {
 ///
 /// # Errors
 /// As `clone3(2)`. The caller must be single-threaded.
-pub fn start(leftovers: Leftovers) -> Result<(OwnedFd, OwnedFd), SandboxError> {
+pub fn start(leftovers: Leftovers, claims: &Claims) -> Result<(OwnedFd, OwnedFd), SandboxError> {
     let (ours, theirs) = socket::seqpacket_pair().during("the spawner's socket")?;
+    // A new pid namespace has a `pid_max` of its own.
+    let processes = quotas::processes();
     let options = CloneOptions { namespaces: nix::libc::CLONE_NEWPID, cgroup: None };
     match fork_into(&options).during("starting the spawner")? {
         Forked::Parent { pidfd, .. } => Ok((ours, pidfd)),
@@ -83,8 +87,12 @@ pub fn start(leftovers: Leftovers) -> Result<(OwnedFd, OwnedFd), SandboxError> {
             // Ctrl-C at the worker's terminal is the worker's business.
             let _ = nix::unistd::setsid();
             let _ = nix::sys::prctl::set_name(c"hosier-spawner");
-            run(&theirs);
+            match privilege::limit_owners(processes) {
+                Ok(()) => run(&theirs),
+                Err(error) => eprintln!("hosier: no sandbox is made without limits: {error}"),
+            }
             clear_up(&leftovers);
+            claims.retire();
             process::exit_now(0)
         }
     }

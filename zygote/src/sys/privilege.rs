@@ -1,7 +1,7 @@
 //! Giving privileges up: ids, capabilities, `no_new_privs`, rlimits, seccomp.
 
 use nix::errno::Errno;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use super::{Named, Result, SysError, check};
@@ -106,11 +106,72 @@ pub fn install_filter(program: &[u8]) -> Result<()> {
     check("seccomp", done).map(drop)
 }
 
-/// No core files, a bounded number of descriptors.
+/// Bounds the number of descriptors.
 ///
 /// # Errors
 /// As `setrlimit(2)`.
 pub fn limit_resources(files: u64) -> Result<()> {
-    setrlimit(Resource::RLIMIT_CORE, 0, 0).named("setrlimit")?;
     setrlimit(Resource::RLIMIT_NOFILE, files, files).named("setrlimit")
+}
+
+/// Bounds what is counted for a user: queued signals and timers; no message queues. All
+/// children inherit it.
+///
+/// # Errors
+/// As `setrlimit(2)`.
+pub fn limit_quotas(signals: u64) -> Result<()> {
+    setrlimit(Resource::RLIMIT_MSGQUEUE, 0, 0).named("setrlimit")?;
+    setrlimit(Resource::RLIMIT_SIGPENDING, signals, signals).named("setrlimit")
+}
+
+/// Bounds what is counted for the owner of a user namespace that is made under this limit:
+/// processes and threads, at most `processes`. No core files: a limit of one byte also keeps
+/// the kernel from starting a handler (`do_coredump`), which 0 does not. All children inherit it.
+///
+/// # Errors
+/// As `setrlimit(2)`.
+pub fn limit_owners(processes: u64) -> Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NPROC).named("getrlimit")?;
+    let processes = processes.min(hard);
+    setrlimit(Resource::RLIMIT_NPROC, processes, processes).named("setrlimit")?;
+    setrlimit(Resource::RLIMIT_CORE, CORE_BYTES, CORE_BYTES)
+        // The operator forbade them, and this process cannot raise the limit.
+        .or_else(|_| setrlimit(Resource::RLIMIT_CORE, 0, 0))
+        .named("setrlimit")
+}
+
+const CORE_BYTES: u64 = 1;
+
+/// Runs `action` as the host's user `uid` with every capability that root has, and becomes
+/// root again. A user namespace that `action` makes is owned by that user: the kernel counts
+/// what is used in it for the owner too.
+///
+/// A child that `action` forks returns from here as root of its new user namespace or not
+/// at all, and goes on as `uid` until it takes ids of its own.
+///
+/// # Errors
+/// As `setresuid(2)` and `capset(2)`.
+pub fn as_owner<T>(uid: u32, action: impl FnOnce() -> Result<T>, is_child: fn(&T) -> bool) -> Result<T> {
+    let (root, owner) = (Uid::from_raw(0), Uid::from_raw(uid));
+    // The saved id stays 0: it keeps the permitted set, and is the way back.
+    setresuid(owner, owner, root).named("setresuid")?;
+    let done = raise_capabilities().and_then(|()| action());
+    if !done.as_ref().is_ok_and(is_child) {
+        setresuid(root, root, root).named("setresuid")?;
+    }
+    done
+}
+
+/// Makes every permitted capability effective.
+fn raise_capabilities() -> Result<()> {
+    let header = [CAPABILITY_VERSION_3, 0];
+    let mut sets = [0u32; 6];
+    // SAFETY: the kernel reads 8 bytes of header and, for version 3, writes 24 of data.
+    let done = unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()) };
+    check("capget", done)?;
+    let [_, low, _, _, high, _] = sets;
+    let sets = [low, low, 0, high, high, 0];
+    // SAFETY: as in `keep_capabilities`.
+    let done = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) };
+    check("capset", done).map(drop)
 }
