@@ -7,7 +7,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::support::{Worker, source};
+use crate::support::{part, source};
+use crate::worker;
 
 /// Longest time of one install, far more than one takes: an open of a FIFO has none.
 const INSTALL_BOUND: Duration = Duration::from_secs(100);
@@ -83,7 +84,7 @@ fn a_build_that_leaves_fifos_among_its_files_is_waited_for_by_nobody() {
 #[test]
 fn a_build_that_leaves_a_deep_nest_ends_nobody() {
     install(
-        "def attack(where):\n    if where not in ('/out', WHEELS[0]):\n        return\n    try:\n        at = os.open(where, os.O_DIRECTORY)\n        for _ in range(30000):\n            \
+        "def attack(where):\n    if where != '/out':\n        return\n    try:\n        at = os.open(where, os.O_DIRECTORY)\n        for _ in range(30000):\n            \
          os.mkdir('d', dir_fd=at)\n            below = os.open('d', os.O_DIRECTORY, dir_fd=at)\n            os.close(at)\n            \
          at = below\n    finally:\n        os.close(at)\n",
     );
@@ -93,8 +94,10 @@ fn a_build_that_leaves_a_deep_nest_ends_nobody() {
 /// for the command and for a worker; both must go on, and a worker must start again.
 fn install(attack: &str) {
     let index = serve("hostile-1.0.tar.gz", package(attack));
-    let mut worker = Worker::new();
-    fs::write(worker.path().join("hosier.toml"), format!("pip_mirror = \"{index}\"\n")).unwrap();
+    let (mut worker, packages) = worker();
+    let settings = worker.path().join("hosier.toml");
+    fs::write(&settings, format!("pip_mirror = {index:?}\n{}", fs::read_to_string(&settings).unwrap()))
+        .unwrap();
     let function =
         source(&[("f.py", "def f(event):\n    return 1\n"), ("requirements.txt", "hostile==1.0\n")]);
     let began = Instant::now();
@@ -106,10 +109,10 @@ fn install(attack: &str) {
     if !output.status.success() {
         assert!(said.contains("hostile==1.0"), "names no culprit: {said}");
     }
-    clean(&worker);
+    clean(packages.path());
     worker.census();
     // A worker that meets the same package goes on serving.
-    let _ = fs::remove_dir_all(worker.packages().join("hostile==1.0"));
+    let _ = fs::remove_dir_all(part(packages.path()).join("hostile==1.0"));
     worker.deploy("kind", &[("f.py", "def f(event):\n    return 'fine'\n")]);
     worker.up(&["registry_cache_ms=0"]);
     let copied = worker.path().join("registry/hostile");
@@ -125,14 +128,14 @@ fn install(attack: &str) {
     worker.down();
     worker.up(&[]);
     assert_eq!(worker.result("kind", ""), "fine");
-    clean(&worker);
+    clean(packages.path());
     worker.down();
 }
 
 /// Expects that the store holds finished packages and locks only. What is aside goes soon.
-fn clean(worker: &Worker) {
+fn clean(packages: &Path) {
     let unfinished = || -> Vec<String> {
-        let names = fs::read_dir(worker.packages()).into_iter().flatten().flatten();
+        let names = fs::read_dir(part(packages)).into_iter().flatten().flatten();
         let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
         names.filter(|name| name.starts_with(".staging") || name.starts_with(".trash")).collect()
     };
@@ -146,8 +149,6 @@ fn clean(worker: &Worker) {
 /// A source package with its own build backend, which attacks and then builds a good wheel.
 const BACKEND: &str = r#"
 import os, shutil, tempfile, time, zipfile
-
-WHEELS = []
 
 def replace(path, make):
     try:
@@ -166,7 +167,6 @@ def build_wheel(directory, settings=None, metadata=None):
         wheel.writestr("hostile-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: hostile\nVersion: 1.0\n")
         wheel.writestr("hostile-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr("hostile-1.0.dist-info/RECORD", "hostile.py,,\nhostile-1.0.dist-info/RECORD,,\n")
-    WHEELS.append(os.path.realpath(directory))
     own = [directory, os.getcwd(), os.path.expanduser("~"), tempfile.gettempdir()]
     above = [path for path in os.listdir("/") if path not in ("proc", "dev", "sys", "usr", "etc")]
     for where in sorted({os.path.realpath(path) for path in own + ["/" + path for path in above]}):

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::nest;
 use crate::support::{Worker, wait_until};
+use crate::{DEEP, nest, worker};
 
 const FINE: (&str, &str) = ("f.py", "def f(event):\n    return 'fine'\n");
 
@@ -20,18 +20,24 @@ const PLACES: [(&str, &str); 4] = [
 
 #[test]
 fn a_deep_leftover_in_any_directory_is_removed_and_the_worker_starts() {
-    let mut worker = Worker::new();
+    let (mut worker, packages) = worker();
     worker.deploy("kind", &[FINE]);
-    for (dir, name) in PLACES {
-        let left = worker.path().join(dir).join(name).join("files");
+    let place = |dir: &str| match dir {
+        "packages" => packages.path().to_owned(),
+        dir => worker.path().join(dir),
+    };
+    let places = PLACES.map(|(dir, name)| (place(dir), name));
+    // Those in memory as deep as a stack is; the others too deep for a path.
+    for ((dir, name), depth) in places.iter().zip([DEEP, DEEP, 2100, 2100]) {
+        let left = dir.join(name).join("files");
         fs::create_dir_all(&left).unwrap();
-        nest(&left);
+        nest(&left, depth);
     }
     worker.up(&[]);
     assert_eq!(worker.result("kind", ""), "fine");
-    wait_until("the leftovers are removed", Duration::from_secs(60), || {
-        PLACES.iter().all(|(dir, _)| {
-            let names = fs::read_dir(worker.path().join(dir)).unwrap();
+    wait_until("the leftovers are removed", Duration::from_secs(90), || {
+        places.iter().all(|(dir, _)| {
+            let names = fs::read_dir(dir).unwrap();
             names.map(|entry| entry.unwrap().file_name()).all(|name| {
                 let name = name.to_string_lossy();
                 !name.contains("trash") && !name.contains("staging")

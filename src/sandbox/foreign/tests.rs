@@ -30,13 +30,18 @@ fn nest(path: &Path, depth: usize) {
     create_file(at.as_fd(), "last", 0o600).unwrap();
 }
 
+/// A directory in memory, where there is one: on a disk each directory is a block to write.
+fn quick_directory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 fn open_descriptors() -> u64 {
     fs::read_dir("/proc/self/fd").unwrap().count() as u64
 }
 
 #[test]
 fn a_deep_tree_is_removed_with_few_descriptors_and_little_stack() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = quick_directory();
     let tree = dir.path().join("tree");
     fs::create_dir(&tree).unwrap();
     nest(&tree, DEEP);
@@ -240,7 +245,7 @@ fn a_walk_has_bounds_and_names_the_entry_that_breaks_one() {
 
 #[test]
 fn a_tree_of_any_depth_is_given_to_an_owner_and_links_are_not_followed() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = quick_directory();
     let outside = tempfile::NamedTempFile::new().unwrap();
     symlink(outside.path(), dir.path().join("link")).unwrap();
     nest(dir.path(), 3000);
@@ -285,7 +290,7 @@ fn a_copy_has_the_contents_and_links_of_the_tree_and_modes_of_its_own() {
 
 #[test]
 fn what_is_set_aside_is_gone_at_once_and_removed_later() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = quick_directory();
     let tree = dir.path().join("numpy==1.0");
     fs::create_dir(&tree).unwrap();
     nest(&tree, 2000);
