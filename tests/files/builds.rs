@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::support::source;
+use crate::support::{part, source};
 use crate::worker;
 
 /// Longest time of one install, far more than one takes: an open of a FIFO has none.
