@@ -132,14 +132,6 @@ fn install(attack: &str) {
     worker.down();
 }
 
-/// The part of a package store that this machine's interpreter uses, once there is one.
-fn part(store: &Path) -> PathBuf {
-    let parts = fs::read_dir(store).into_iter().flatten().flatten().map(|entry| entry.path());
-    let is_part =
-        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("cpython-"));
-    parts.into_iter().find(is_part).unwrap_or_else(|| store.to_owned())
-}
-
 /// Expects that the store holds finished packages and locks only. What is aside goes soon.
 fn clean(packages: &Path) {
     let unfinished = || -> Vec<String> {
