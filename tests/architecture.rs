@@ -25,6 +25,68 @@ const FLOORS: [(&str, &[&str]); 7] = [
 /// Unmaintained or unsound; `deny.toml` says what is used in their place.
 const FORBIDDEN_CRATES: [&str; 5] = ["bincode", "serde_yaml", "serde_yml", "clone3", "capctl"];
 
+/// Code that meets what a sandbox wrote. It goes through `sandbox::foreign`: by descriptor.
+const MEETS_STRANGERS: [&str; 6] = [
+    "src/lambda/code.rs",
+    "src/lambda/packages/",
+    "src/lambda/tree.rs",
+    "src/sandbox/command.rs",
+    "src/sandbox/foreign/",
+    "src/sandbox/spawner/",
+];
+
+/// Calls that follow a link, wait for a FIFO, or change whatever a path leads to.
+const BY_PATH: [&str; 17] = [
+    "File::create(",
+    "File::create_new(",
+    "File::open(",
+    "File::options(",
+    "OpenOptions::new(",
+    "chown(",
+    "fs::canonicalize(",
+    "fs::copy(",
+    "fs::hard_link(",
+    "fs::metadata(",
+    "fs::read(",
+    "fs::read_dir(",
+    "fs::read_link(",
+    "fs::read_to_string(",
+    "fs::set_permissions(",
+    "fs::write(",
+    "lchown(",
+];
+
+/// Files among them that may call some of these, and the directory that they do it on: one
+/// that no sandbox can write.
+const OWN_DIRECTORIES: [(&str, &[&str], &str); 10] = [
+    (
+        "src/lambda/code.rs",
+        &["fs::read_dir(", "File::open("],
+        "the versions' directory, code before it is compiled",
+    ),
+    (
+        "src/lambda/packages/mod.rs",
+        &["fs::read_dir(", "fs::read(", "File::open(", "File::options("],
+        "the store, its locks, descriptions that the worker wrote",
+    ),
+    (
+        "src/lambda/packages/digests.rs",
+        &["fs::read_dir(", "fs::read_link("],
+        "entries of the store: settled, and read-only wherever a sandbox sees them",
+    ),
+    ("src/lambda/packages/entries.rs", &["fs::read(", "fs::read_dir("], "descriptions that the worker wrote"),
+    ("src/lambda/packages/step.rs", &["File::open("], "an install's own directory, to lock it"),
+    ("src/lambda/packages/takeover.rs", &["fs::read("], "descriptions that a worker wrote"),
+    ("src/lambda/packages/operator.rs", &["fs::read_to_string("], "pip's configuration on the host"),
+    ("src/lambda/packages/tools.rs", &["fs::metadata(", "fs::set_permissions("], "the operator's tools"),
+    (
+        "src/lambda/tree.rs",
+        &["fs::read_dir(", "fs::read_link(", "fs::set_permissions(", "OpenOptions::new("],
+        "the registry, and copies that the worker made",
+    ),
+    ("src/sandbox/foreign/aside.rs", &["fs::read_dir("], "names in the worker's own directories"),
+];
+
 const POLICIES: [&str; 3] = ["installer.json", "leaf.json", "zygote.json"];
 
 #[test]
@@ -54,6 +116,20 @@ fn every_rule_of_a_policy_has_a_reason() {
     }
     let others = files_below(&root().join("seccomp"), "json");
     assert_eq!(others.len(), POLICIES.len(), "a policy that no test reads: {others:?}");
+}
+
+/// A path that a sandbox may have replaced leads anywhere on the host.
+#[test]
+fn what_strangers_wrote_is_not_touched_by_path() {
+    let files = sources();
+    for place in MEETS_STRANGERS {
+        assert!(
+            files.iter().any(|(path, _)| path.starts_with(place)),
+            "{place} is not there: the rule holds nothing"
+        );
+    }
+    assert_none(files.iter().flat_map(|(path, text)| by_path(path, text)));
+    assert_none(files.iter().flat_map(|(path, text)| recursion(path, text)));
 }
 
 /// The proof that the checks above can fail: each is shown a text that breaks it, and one that does not.
@@ -100,6 +176,20 @@ fn the_checks_notice_what_they_forbid() {
     assert!(forbidden_dependencies("Cargo.toml", "# bincode\nserde = \"1\"\n").is_empty());
     assert_eq!(forbidden_paths("src/a.rs", "use capctl::caps;").len(), 1);
     assert!(forbidden_paths("src/a.rs", "// clone3::Clone3\nlet n = libc::SYS_clone3;").is_empty());
+
+    for text in
+        ["fn f() { std::fs::write(p, b) }", "use std::fs;\nfn f() { fs :: copy(a, b); }", "lchown(p, o, g)"]
+    {
+        assert_eq!(by_path("src/lambda/packages/new.rs", text).len(), 1, "{text}");
+        assert_eq!(by_path("src/sandbox/command.rs", text).len(), 1, "{text}");
+        assert!(by_path("src/cli/up.rs", text).is_empty(), "{text}");
+    }
+    assert_eq!(by_path("src/lambda/code.rs", "File::open(p); fs::read_dir(p); fs::write(p, b)").len(), 1);
+    let tests_may = "fn f() {}\n#[cfg(test)]\nmod tests { fn g() { fs::write(p, b) } }";
+    assert!(by_path("src/sandbox/command.rs", tests_may).is_empty());
+    assert!(by_path("src/sandbox/command.rs", "// fs::write(p)\nfchown(fd, o); offs::write(x)").is_empty());
+    assert_eq!(recursion("src/cli/up.rs", "std::fs::remove_dir_all(p)").len(), 1);
+    assert!(recursion("src/cli/up.rs", "// not remove_dir_all(p)").is_empty());
 
     let policy = |rule: &str| format!(r#"{{"syscalls": [{{"names": ["read"]{rule}}}]}}"#);
     assert_eq!(unexplained("a.json", &policy("")).len(), 1);
@@ -171,6 +261,38 @@ fn forbidden_paths(path: &str, text: &str) -> Vec<String> {
         starts.iter().any(|start| whole(&code, start).next().is_some())
     });
     used.map(|name| format!("{path}: uses {name}; deny.toml says what to use")).collect()
+}
+
+/// Calls by path in code that meets what a sandbox wrote, but those of [`OWN_DIRECTORIES`].
+fn by_path(path: &str, text: &str) -> Vec<String> {
+    if !MEETS_STRANGERS.iter().any(|place| path.starts_with(place)) {
+        return vec![];
+    }
+    let code = worker_code(path, text);
+    let own =
+        OWN_DIRECTORIES.iter().find(|(file, _, _)| *file == path).map_or(&[][..], |(_, calls, _)| calls);
+    let used = BY_PATH.iter().filter(|call| !own.contains(call) && whole(&code, call).next().is_some());
+    used.map(|call| {
+        format!("{path}: calls {call}…) by path; use sandbox::foreign, or say in OWN_DIRECTORIES why not")
+    })
+    .collect()
+}
+
+/// The remover of the standard library recurses: a deep tree ends the process.
+fn recursion(path: &str, text: &str) -> Vec<String> {
+    match worker_code(path, text).contains("remove_dir_all(") {
+        true => vec![format!("{path}: calls remove_dir_all, which recurses; use sandbox::foreign::remove")],
+        false => vec![],
+    }
+}
+
+/// The code of a file without its tests.
+fn worker_code(path: &str, text: &str) -> String {
+    if path.ends_with("tests.rs") {
+        return String::new();
+    }
+    let end = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+    squeezed(&text[..end])
 }
 
 /// Docker's schema: each rule of `syscalls` has a `comment`.

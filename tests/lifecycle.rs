@@ -166,6 +166,8 @@ fn up_right_after_a_kill_works() {
 fn a_worker_whose_spawner_is_killed_stops_with_an_error_and_leaves_nothing() {
     let mut worker = plain(&[("hello", HELLO), ("slow", SLEEPER)]);
     worker.result("hello", "");
+    // Its code is compiled by then.
+    worker.result("slow", r#"{"s": 0}"#);
     let pid = worker.pid();
     std::thread::scope(|scope| {
         let slow = scope.spawn(|| worker.call("slow", r#"{"s": 1000}"#));

@@ -443,11 +443,11 @@ fn a_function_sees_the_packages_that_it_pins_and_no_others() {
     worker.down();
 }
 
-/// A layer: the call that makes it, and which values of which argument.
+/// A layer: the call that makes it, and which values of which argument, as `deny.py` takes them.
 struct Layer {
     name: &'static str,
     call: u32,
-    argument: u32,
+    argument: &'static str,
     values: (u32, u32),
     step: &'static str,
 }
@@ -455,7 +455,7 @@ struct Layer {
 const fn layer(
     name: &'static str,
     call: u32,
-    argument: u32,
+    argument: &'static str,
     values: (u32, u32),
     step: &'static str,
 ) -> Layer {
@@ -467,20 +467,20 @@ fn a_sandbox_that_lacks_a_layer_does_not_start() {
     const ANY: (u32, u32) = (0, u32::MAX);
     // What only a leaf does, so that its zygote stands.
     let leaf = [
-        layer("its own uid", 117, 0, (1000, 65_535), "Identity"),
-        layer("rlimits", 302, 1, (7, 7), "Rlimits"),
-        layer("a cgroup namespace", 272, 0, (0x0200_0000, 0x0200_0000), "CgroupNamespace"),
+        layer("its own uid", 117, "0", (1000, 65_535), "Identity"),
+        layer("rlimits", 302, "1+2", (7, 7), "Rlimits"),
+        layer("a cgroup namespace", 272, "0", (0x0200_0000, 0x0200_0000), "CgroupNamespace"),
     ];
     // What a fresh process does and the worker itself does not.
     let fresh = [
-        layer("a hostname", 170, 0, ANY, "Hostname"),
-        layer("the old root gone", 155, 0, ANY, "Pivot"),
-        layer("lo up", 16, 1, (0x8914, 0x8914), "Loopback"),
-        layer("the bounding set", 157, 0, (24, 24), "Capabilities"),
-        layer("no_new_privs", 157, 0, (38, 38), "NoNewPrivs"),
-        layer("quotas", 302, 1, (11, 11), "Quotas"),
+        layer("a hostname", 170, "0", ANY, "Hostname"),
+        layer("the old root gone", 155, "0", ANY, "Pivot"),
+        layer("lo up", 16, "1", (0x8914, 0x8914), "Loopback"),
+        layer("the bounding set", 157, "0", (24, 24), "Capabilities"),
+        layer("no_new_privs", 157, "0", (38, 38), "NoNewPrivs"),
+        layer("quotas", 302, "1+2", (11, 11), "Quotas"),
         // SECCOMP_SET_MODE_FILTER: libseccomp, in the worker, asks by others.
-        layer("the filter", 317, 0, (1, 1), "Filter"),
+        layer("the filter", 317, "0", (1, 1), "Filter"),
     ];
     for layer in &leaf {
         denied(layer, "features.import_cache=tree");
@@ -494,7 +494,8 @@ fn denied(layer: &Layer, option: &str) {
     let deny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/walls/deny.py");
     let Layer { name, call, argument, values: (low, high), step } = layer;
     let mut command = Command::new("/usr/bin/python3");
-    command.arg("-I").arg(deny).args([call, argument, low, high].map(ToString::to_string)).arg(HOSIER);
+    command.arg("-I").arg(deny).arg(call.to_string()).arg(argument);
+    command.args([low, high].map(ToString::to_string)).arg(HOSIER);
     let mut worker = Worker::new();
     worker.deploy("a", &[("f.py", "import os\nos.system('echo it ran')\nf = lambda event: 'it ran'\n")]);
     worker.up_by(command, &[option]);

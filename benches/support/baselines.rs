@@ -2,7 +2,7 @@
 //! from the same store.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ impl Baselines {
         assert!(compiled.unwrap().success());
         let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
         let packages = function.pins();
-        let packages = packages.iter().map(|pin| home.path().join("packages").join(pin).join("files"));
+        let packages = packages.iter().map(|pin| files(&home.path().join("packages"), pin));
         let places = [here, code.path().to_owned()].into_iter().chain(packages);
         let places: Vec<_> = places.map(|place| place.to_string_lossy().into_owned()).collect();
         let mut command = python("import baselines; baselines.main()");
@@ -66,6 +66,16 @@ impl Baselines {
         with_environment(&mut command, &self.places);
         process(command)
     }
+}
+
+/// The files of a pin in a store: there is one interpreter, and one entry for each pin.
+fn files(store: &Path, pin: &str) -> PathBuf {
+    let below = |dir: &Path| {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let entry = below(store).iter().find_map(|abi| below(&abi.join(pin)).pop());
+    entry.unwrap_or_else(|| panic!("{pin} is not in {}", store.display())).join("files")
 }
 
 impl Drop for Baselines {

@@ -12,33 +12,61 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::floor::{Foundation, deploy_site};
 use super::place::{Place, make_dirs};
 use super::{CliError, PlaceArgs, up};
-use crate::lambda::packages::{Progress, python_version};
+use crate::lambda::packages::{Depth, Entries, Interpreter, Progress, interpreter};
 use crate::lambda::registry::Registry;
-use crate::lambda::requirements::{Pin, Pins};
+use crate::lambda::requirements::{Pin, Requirements};
 use crate::lambda::tree::Bounds;
 use crate::lambda::{FunctionName, Terms, archive, code};
+use crate::sandbox::foreign;
 use crate::settings::Settings;
 use crate::stats::Stats;
 
+/// Longest wait for the removal of what an install left.
+const REMOVING_BOUND: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// # Errors
 /// The function is malformed, or a package cannot be installed: nothing is stored then.
-pub fn run(path: &Path, args: &PlaceArgs, name: Option<&str>, json: bool) -> Result<(), CliError> {
+pub fn run(
+    path: &Path,
+    args: &PlaceArgs,
+    name: Option<&str>,
+    verify: bool,
+    json: bool,
+) -> Result<(), CliError> {
+    let result = deploy(path, args, name, verify, json);
+    // What is not removed by then, the next command or worker removes.
+    foreign::wait_until_removed(REMOVING_BOUND);
+    result
+}
+
+fn deploy(
+    path: &Path,
+    args: &PlaceArgs,
+    name: Option<&str>,
+    verify: bool,
+    json: bool,
+) -> Result<(), CliError> {
     let settings = Settings::load(&args.dir, &[])?;
     let place = Place::of(&settings);
     place.check()?;
     let name = FunctionName::new(&name.map_or_else(|| name_of(path), str::to_owned))?;
-    let terms = Terms::new(&settings, python_version(&settings.sandbox.python)?);
+    let Interpreter { version, abi } = interpreter(&settings.sandbox.python)?;
+    let terms = Terms::new(&settings, version);
     let registry = Registry::open(&settings.registry, Bounds::default())?;
     let declared = inspect(path, &name, &terms)?;
-    install(&settings, &place, &declared.pins)?;
+    let wanted = &declared.requirements;
+    let depth = if verify { Depth::Whole } else { Depth::Times };
+    if Entries::new(&settings.pkgs_dir, &abi).find_all(wanted, depth).is_none() {
+        install(&settings, &place, wanted, depth)?;
+    }
     if path.is_dir() {
         code::store_dir(&registry, &name, path, &terms)?;
     } else {
         code::store(&registry, &name, open(path)?, &terms)?;
     }
-    eprintln!("hosier: {name} is deployed ({} packages)", declared.pins.len());
+    eprintln!("hosier: {name} is deployed ({} packages)", wanted.len());
     if json {
-        let packages: Vec<_> = declared.pins.iter().map(Pin::to_string).collect();
+        let packages: Vec<_> = wanted.keys().map(Pin::to_string).collect();
         println!("{}", serde_json::json!({ "name": name.as_str(), "packages": packages }));
     }
     Ok(())
@@ -60,7 +88,7 @@ struct TempDir(std::path::PathBuf);
 
 impl Drop for TempDir {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = foreign::remove(&self.0);
     }
 }
 
@@ -86,13 +114,8 @@ fn name_of(path: &Path) -> String {
     name.strip_suffix(".tar.gz").map(str::to_owned).unwrap_or(name)
 }
 
-/// Installs what is missing, in sandboxes of this process's own.
-fn install(settings: &Settings, place: &Place, pins: &Pins) -> Result<(), CliError> {
-    let all_there =
-        pins.iter().all(|pin| settings.pkgs_dir.join(pin.to_string()).join("meta.json").is_file());
-    if all_there {
-        return Ok(());
-    }
+/// Installs what is missing or damaged, in sandboxes of this process's own.
+fn install(settings: &Settings, place: &Place, wanted: &Requirements, depth: Depth) -> Result<(), CliError> {
     make_dirs(&place.worker)?;
     let number = std::process::id();
     let site = deploy_site(place, number);
@@ -107,7 +130,8 @@ fn install(settings: &Settings, place: &Place, pins: &Pins) -> Result<(), CliErr
         let spawner = sandboxes.spawner.clone();
         let installed = async {
             let packages = up::packages(settings, &sandboxes, &stats)?;
-            Ok::<_, CliError>(packages.install(pins, Arc::new(Bar::default())).await?)
+            packages.install(wanted, depth, Arc::new(Bar::default())).await?;
+            Ok::<_, CliError>(())
         };
         let result = tokio::select! {
             result = installed => result,

@@ -69,6 +69,9 @@ enum Verb {
         /// Its name; else the directory's
         #[arg(short, long)]
         name: Option<String>,
+        /// Hash every file of its packages that are there already
+        #[arg(long)]
+        verify: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -114,6 +117,10 @@ pub struct UpArgs {
     /// Override settings: key=value,section.key=value
     #[arg(short = 'o', long = "options")]
     pub options: Vec<String>,
+    /// Hash every file of the package store first; damaged packages are set aside and fetched again
+    /// by the next function that asks for them
+    #[arg(long)]
+    pub verify: bool,
     /// This is the worker that `-d` started
     #[arg(long, hide = true)]
     pub detached: bool,
@@ -145,7 +152,9 @@ fn run(verb: Verb) -> Result<(), CliError> {
         Verb::Up(args) => up::run(&args),
         Verb::Down(place) => talk::down(&place),
         Verb::Status { place, json } => talk::status(&place, json),
-        Verb::Deploy { path, place, name, json } => deploy::run(&path, &place, name.as_deref(), json),
+        Verb::Deploy { path, place, name, verify, json } => {
+            deploy::run(&path, &place, name.as_deref(), verify, json)
+        }
         Verb::Invoke { name, place, data } => talk::invoke(&place, &name, &data),
         Verb::Cleanup(place) => cleanup::run(&place),
         Verb::Demo { dir, json } => demo::run(dir, json),

@@ -17,12 +17,12 @@ use super::floor::{Foundation, Site, clear_dead_deploys};
 use super::place::{Place, make_dirs};
 use super::{CliError, UpArgs, descriptors, own_socket};
 use crate::lambda::function::Floor;
-use crate::lambda::packages::{Installer, Packages, python_version};
+use crate::lambda::packages::{Installer, Packages, interpreter, python_version};
 use crate::lambda::registry::Registry;
 use crate::lambda::tree::Bounds;
 use crate::lambda::{Compiler, IdleInstances, Places, Shared, Terms, Versions, Worker};
 use crate::sandbox::cgroup::Hierarchies;
-use crate::sandbox::{Limits, SandboxError, Sandboxes, host, quotas};
+use crate::sandbox::{Limits, SandboxError, Sandboxes, foreign, host, quotas};
 use crate::settings::{self, Rootfs, Settings, Tree};
 use crate::stats::Stats;
 use crate::trigger::{self, Access, Token};
@@ -30,6 +30,8 @@ use crate::zygote::{Ageing, Forest, ForestParts, Template};
 
 /// How long `up -d` waits for the worker to be ready.
 const READY_BOUND: Duration = Duration::from_secs(60);
+/// How long it waits if the package store is hashed first.
+const VERIFY_BOUND: Duration = Duration::from_secs(1800);
 /// How long a stop waits for the spawner to clear up.
 pub const CLEAR_BOUND: Duration = Duration::from_secs(20);
 /// Bytes of a block from which on its memory goes back to the kernel when it is freed: bodies.
@@ -59,16 +61,18 @@ pub fn run(args: &UpArgs) -> Result<(), CliError> {
     }
     let lock = place.lock()?;
     let site = Site { run: place.run(), group: place.group(), socket: Some(place.socket()) };
-    clear_dead_deploys(&place, &Hierarchies::detect().map_err(SandboxError::from)?)?;
+    clear_dead_deploys(&place, &Hierarchies::detect().map_err(SandboxError::from)?);
     let foundation = Foundation::lay(&site)?;
     let leftovers = foundation.leftovers();
     hosier_zygote::sys::memory::give_back_blocks_from(GIVE_BACK_BYTES);
+    // The spawner is forked: threads may begin.
+    foreign::sweep(&place.worker);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.worker_threads)
         .enable_all()
         .build()
         .map_err(|source| CliError::File { path: "the runtime".into(), source })?;
-    let (result, spawner) = runtime.block_on(serve(settings, place, foundation));
+    let (result, spawner) = runtime.block_on(serve(settings, place, foundation, args.verify));
     if let Some(spawner) = spawner {
         wait_for(&spawner, CLEAR_BOUND);
     }
@@ -86,6 +90,7 @@ async fn serve(
     settings: Settings,
     place: Place,
     foundation: Foundation,
+    verify: bool,
 ) -> (Result<(), CliError>, Option<OwnedFd>) {
     let stats = Arc::new(Stats::default());
     let sandboxes = match foundation.connect(&settings, place.seed(), &stats) {
@@ -93,7 +98,7 @@ async fn serve(
         Err(error) => return (Err(error), None),
     };
     let spawner = sandboxes.spawner.clone();
-    let result = work(&settings, &place, sandboxes, stats).await;
+    let result = work(&settings, &place, sandboxes, stats, verify).await;
     (result, spawner.hang_up().ok())
 }
 
@@ -102,11 +107,21 @@ async fn work(
     place: &Place,
     sandboxes: Arc<Sandboxes>,
     stats: Arc<Stats>,
+    verify: bool,
 ) -> Result<(), CliError> {
     let listeners = trigger::bind(&settings.worker_url, settings.worker_port)?;
     let own = trigger::bind_own(&place.socket())?;
     let access = access(settings, place, &listeners)?;
     let packages = packages(settings, &sandboxes, &stats)?;
+    if verify {
+        let (all, damaged) = tokio::task::block_in_place(|| packages.verify());
+        eprintln!("hosier: {all} packages of the store were hashed, {} are damaged", damaged.len());
+        for (pin, damage) in damaged {
+            eprintln!(
+                "hosier: {pin} is damaged ({damage}): it is set aside, and fetched when it is asked for"
+            );
+        }
+    }
     let forest = Arc::new(Forest::new(ForestParts {
         sandboxes: Arc::clone(&sandboxes),
         packages: Arc::new(packages.clone()),
@@ -163,7 +178,7 @@ pub fn packages(
     sandboxes: &Arc<Sandboxes>,
     stats: &Arc<Stats>,
 ) -> Result<Packages<Sandboxes>, CliError> {
-    let python = python_version(&settings.sandbox.python)?;
+    let python = interpreter(&settings.sandbox.python)?;
     let installer = Installer::from_settings(settings);
     let (parallel, stats) = (settings.installer.parallel, Arc::clone(stats));
     Ok(Packages::open(&settings.pkgs_dir, python, installer, parallel, Arc::clone(sandboxes), stats)?)
@@ -188,6 +203,7 @@ fn worker(
         sandboxes: Arc::clone(sandboxes),
         idle: Arc::new(IdleInstances::default()),
         places: Arc::new(Places::new(settings.sandbox.queue_max_wait)),
+        packages,
         limits: settings.limits,
         network: settings.sandbox.network,
         pause_after: settings.sandbox.pause_after,
@@ -196,7 +212,6 @@ fn worker(
     let floor = Floor {
         registry,
         versions,
-        packages,
         terms,
         shared,
         registry_cache: settings.registry_cache,
@@ -294,9 +309,13 @@ fn detach(args: &UpArgs, place: &Place) -> Result<(), CliError> {
     for option in &args.options {
         command.arg("-o").arg(option);
     }
+    if args.verify {
+        command.arg("--verify");
+    }
+    let bound = if args.verify { VERIFY_BOUND } else { READY_BOUND };
     command.stdin(Stdio::null()).stdout(log.try_clone().map_err(file)?).stderr(log);
     let mut child = command.spawn().map_err(file)?;
-    let until = Instant::now() + READY_BOUND;
+    let until = Instant::now() + bound;
     loop {
         if let Some(status) = child.try_wait().map_err(file)? {
             let said = std::fs::read_to_string(&path).unwrap_or_default();
@@ -310,7 +329,7 @@ fn detach(args: &UpArgs, place: &Place) -> Result<(), CliError> {
         if Instant::now() >= until {
             let _ = child.kill();
             let _ = child.wait();
-            return Err(CliError::NotReady { bound_s: READY_BOUND.as_secs(), log: path });
+            return Err(CliError::NotReady { bound_s: bound.as_secs(), log: path });
         }
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -18,11 +18,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::config::{CONFIG_FILE, ConfigError, Entry, FunctionConfig};
 use super::registry::{Registry, RegistryError};
-use super::requirements::{self, Pins, PythonVersion, RequirementsError};
+use super::requirements::{self, Pins, PythonVersion, Requirements, RequirementsError};
 use super::tree::{self, Bounds, TreeError, make_dir};
 use super::{Blame, FunctionName};
+use crate::sandbox::foreign::{self, ForeignError};
 use crate::sandbox::memory::MachineMemory;
-use crate::sandbox::{Bind, Command, Ended, Limits, Network, RunError, Runner};
+use crate::sandbox::{Bind, Code, Command, Ended, Limits, Network, RunError, Runner};
 use crate::settings::Settings;
 use crate::zygote::Head;
 
@@ -96,7 +97,7 @@ impl CodeError {
 pub struct Declared {
     pub config: FunctionConfig,
     pub entry: Entry,
-    pub pins: Pins,
+    pub requirements: Requirements,
 }
 
 /// What a function must fit, to be stored and to be served.
@@ -128,7 +129,7 @@ pub fn inspect(dir: &Path, terms: &Terms) -> Result<Declared, CodeError> {
     let config = FunctionConfig::load(dir)?;
     config.check_limits(&terms.most)?;
     let entry = config.entry()?;
-    let pins = requirements::load(dir, terms.python)?;
+    let requirements = requirements::load(dir, terms.python)?;
     if !dir.join(&entry.file).is_file() {
         let names = fs::read_dir(dir).map_err(CodeError::io(dir))?;
         let mut others: Vec<_> = names
@@ -139,7 +140,7 @@ pub fn inspect(dir: &Path, terms: &Terms) -> Result<Declared, CodeError> {
         others.truncate(5);
         return Err(CodeError::NoEntry { file: entry.file, others });
     }
-    Ok(Declared { config, entry, pins })
+    Ok(Declared { config, entry, requirements })
 }
 
 /// Stores an archive as function `name`, if it can run; what it declares.
@@ -181,6 +182,8 @@ pub struct Version {
     /// What `/handler` shows: readable for all, bytecode included.
     pub dir: PathBuf,
     pub declared: Declared,
+    /// Its requirements as entries of the store; empty until they are installed.
+    pub pins: Pins,
     /// Modules that its entry file imports first, as far as that is known.
     pub head: Head,
 }
@@ -225,10 +228,11 @@ impl<R: Runner> Versions<R> {
         runner: Arc<R>,
     ) -> Result<Self, CodeError> {
         fs::create_dir_all(dir).map_err(CodeError::io(dir))?;
+        foreign::sweep(dir);
         for entry in fs::read_dir(dir).map_err(CodeError::io(dir))? {
             let path = entry.map_err(CodeError::io(dir))?.path();
             if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(STAGING)) {
-                fs::remove_dir_all(&path).map_err(CodeError::io(&path))?;
+                foreign::remove_late_or_warn(&path);
             }
         }
         Ok(Self { dir: dir.to_owned(), registry, compiler, bounds, runner })
@@ -250,7 +254,8 @@ impl<R: Runner> Versions<R> {
         };
         let (staging, digest, declared) = blocking(fetch).await?;
         let dir = self.dir.join(name.as_str()).join(&digest);
-        let mut version = Version { name: name.clone(), digest, dir, declared, head: Head::default() };
+        let mut version =
+            Version { name: name.clone(), digest, dir, declared, pins: Pins::new(), head: Head::default() };
         if !version.dir.is_dir() {
             self.compile(&staging.code(), &version).await?;
             let target = version.dir.clone();
@@ -274,7 +279,8 @@ impl<R: Runner> Versions<R> {
         for entry in entries {
             let entry = entry.map_err(CodeError::io(&dir))?;
             if !keep.iter().any(|digest| entry.file_name() == *digest) {
-                fs::remove_dir_all(entry.path()).map_err(CodeError::io(&entry.path()))?;
+                let removed = foreign::remove(&entry.path()).map_err(ForeignError::into_io);
+                removed.map_err(CodeError::io(&entry.path()))?;
             }
         }
         if keep.is_empty() {
@@ -297,6 +303,7 @@ impl<R: Runner> Versions<R> {
             limits: self.compiler.limits,
             network: Network::None,
             outlet: None,
+            code: Code::Tool,
         };
         let outcome = self.runner.run(command).await?;
         if !matches!(outcome.ended, Ended::Exited(_)) {
@@ -368,12 +375,7 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        match fs::remove_dir_all(&self.0) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(path = %self.0.display(), %error, "staging was not removed");
-            }
-            _ => {}
-        }
+        foreign::remove_late_or_warn(&self.0);
     }
 }
 

@@ -22,7 +22,6 @@ use tokio::time::timeout;
 use super::instance::{Instance, Job, Shared};
 use super::line::{Line, Turn};
 use super::log::FunctionLog;
-use super::packages::Packages;
 use super::registry::{Fingerprint, Registry};
 use super::{Answer, Blame, CodeError, FunctionName, Invocation, InvokeError, Terms, Version, Versions};
 use crate::sandbox::Sandboxes;
@@ -31,7 +30,6 @@ use crate::sandbox::Sandboxes;
 pub struct Floor {
     pub registry: Registry,
     pub versions: Versions<Sandboxes>,
-    pub packages: Packages<Sandboxes>,
     pub terms: Terms,
     pub shared: Shared,
     pub registry_cache: Duration,
@@ -219,7 +217,7 @@ impl Task {
             Code::Served(current) => Some(&current.version),
             Code::Unknown | Code::Removed => None,
         };
-        let kept = served.map(|version| (version.digest.as_str(), &version.declared.pins));
+        let kept = served.map(|version| (version.digest.as_str(), &version.pins));
         self.floor.shared.forest.forget(self.name.as_str(), kept).await;
         let digest = served.map(|version| version.digest.clone());
         if !self.retired.is_empty() {
@@ -271,9 +269,9 @@ impl Task {
                 current.unread = false;
             }
             _ => match self.floor.versions.prepare(&self.name).await {
-                Ok(version) => {
-                    let installed = self.floor.packages.install(&version.declared.pins, Arc::new(())).await;
-                    installed.map_err(|error| self.not_ready(&error))?;
+                Ok(mut version) => {
+                    let installed = self.floor.shared.install(&version.declared.requirements).await;
+                    version.pins = installed.map_err(|error| self.not_ready(&error))?;
                     self.adopt(fingerprint, looked, Arc::new(version)).await;
                 }
                 Err(error) => return self.serve_on(looked, error),

@@ -24,7 +24,9 @@ use super::code::Declared;
 use super::idle::IdleInstances;
 use super::line::Turn;
 use super::log::FunctionLog;
+use super::packages::{Depth, PackageError, Packages};
 use super::places::Places;
+use super::requirements::{Pins, Requirements};
 use super::steps;
 use super::{Answer, Invocation, InvokeError, Start, Timings, Version};
 use crate::sandbox::{Limits, Network, SandboxError, Sandboxes};
@@ -49,10 +51,29 @@ pub struct Shared {
     pub sandboxes: Arc<Sandboxes>,
     pub idle: Arc<IdleInstances>,
     pub places: Arc<Places>,
+    pub packages: Packages<Sandboxes>,
     pub limits: Limits,
     pub network: Network,
     pub pause_after: Duration,
     pub idle_ttl: Duration,
+}
+
+impl Shared {
+    /// Sees to it that every requirement has an entry in the package store; these entries. Nodes that
+    /// may have imported from one that was damaged are let go.
+    ///
+    /// # Errors
+    /// One cannot be installed.
+    pub(super) async fn install(&self, requirements: &Requirements) -> Result<Pins, PackageError> {
+        let installed = self.packages.install(requirements, Depth::Times, Arc::new(())).await;
+        let damaged = match &installed {
+            Ok(installed) => &installed.mended[..],
+            Err(PackageError::NotMended { pin, .. }) => std::slice::from_ref(pin),
+            Err(_) => &[],
+        };
+        self.forest.discard(damaged).await;
+        installed.map(|installed| installed.pins)
+    }
 }
 
 /// One request on its way.
@@ -97,6 +118,8 @@ struct Task {
     shared: Shared,
     version: Arc<Version>,
     log: Arc<FunctionLog>,
+    /// Its packages, as entries of the store: others than the version's once one was mended.
+    pins: Pins,
     limits: Limits,
     env: Vec<(String, String)>,
     /// Modules that this version imports by itself.
@@ -104,6 +127,8 @@ struct Task {
     /// What its own node would be made of, if it asks for one.
     snapshot: Option<Arc<Snapshot>>,
     id: u64,
+    /// How often packages were mended when its sandbox was started.
+    mends: u64,
     state: State,
     /// When it got its sandbox.
     acquired: Instant,
@@ -118,16 +143,19 @@ impl Task {
         let snapshot = snapshot(&version, &log, limits, &env).map(Arc::new);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let modules = Arc::new(OwnModules::new(version.head.clone()));
+        let (pins, state) = (version.pins.clone(), State::Empty);
         Self {
             shared,
             version,
             log,
+            pins,
             limits,
             env,
             modules,
             snapshot,
             id,
-            state: State::Empty,
+            mends: 0,
+            state,
             acquired: Instant::now(),
         }
     }
@@ -195,6 +223,10 @@ impl Task {
             steps::tell(&span, &answer.timings);
         }
         job.turn.end();
+        let failed = match &answer {
+            Ok(answer) => answer.status >= 500,
+            Err(error) => matches!(error, InvokeError::Died { .. } | InvokeError::Protocol { .. }),
+        };
         let _ = job.reply.send(answer);
         // Whoever waits for the answer goes first: to end a sandbox, and to make the next
         // one's, takes system calls.
@@ -213,6 +245,9 @@ impl Task {
             });
         }
         left.let_go();
+        if failed && !self.pins.is_empty() {
+            self.suspect().await;
+        }
     }
 
     async fn answer(
@@ -287,10 +322,33 @@ impl Task {
                 }
             }
         }
-        let permit = self.place(turn).await?;
+        self.mends = self.shared.packages.mends();
+        let mut started = self.start(turn).await?;
+        if matches!(started, Err(ZygoteError::Damaged { .. })) {
+            self.mend().await?;
+            started = self.start(turn).await?;
+        }
+        let (mut leaf, spent) = started.map_err(|error| match error {
+            ZygoteError::Sandbox(SandboxError::Full { limit }) => InvokeError::NoSandbox { limit },
+            error => InvokeError::Sandbox(error.to_string()),
+        })?;
         self.acquired = Instant::now();
+        if let Some(output) = leaf.take_output() {
+            self.log.follow(output);
+        }
+        let start = match leaf.node() {
+            None => Start::Fresh,
+            Some(_) if spent.snapshot => Start::Snapshot,
+            Some(_) if leaf.was_blank() => Start::Blank,
+            Some(_) => Start::Forked,
+        };
+        Ok((Box::new(leaf), start, Some(spent)))
+    }
+
+    async fn start(&self, turn: &Turn) -> Result<Result<(Leaf, Spent), ZygoteError>, InvokeError> {
+        let permit = self.place(turn).await?;
         let need = Need {
-            pins: &self.version.declared.pins,
+            pins: &self.pins,
             modules: &self.modules,
             network: self.shared.network,
             limits: &self.limits,
@@ -301,22 +359,30 @@ impl Task {
             snapshot: self.snapshot.as_ref(),
             permit,
         };
-        match self.shared.forest.start(need).await {
-            Ok((mut leaf, spent)) => {
-                if let Some(output) = leaf.take_output() {
-                    self.log.follow(output);
-                }
-                let start = match leaf.node() {
-                    None => Start::Fresh,
-                    Some(_) if spent.snapshot => Start::Snapshot,
-                    Some(_) if leaf.was_blank() => Start::Blank,
-                    Some(_) => Start::Forked,
-                };
-                Ok((Box::new(leaf), start, Some(spent)))
-            }
-            Err(ZygoteError::Sandbox(SandboxError::Full { limit })) => Err(InvokeError::NoSandbox { limit }),
-            Err(error) => Err(InvokeError::Sandbox(error.to_string())),
+        Ok(self.shared.forest.start(need).await)
+    }
+
+    /// Has damaged packages fetched again.
+    async fn mend(&mut self) -> Result<(), InvokeError> {
+        let installed = self.shared.install(&self.version.declared.requirements).await;
+        self.pins = installed
+            .map_err(|error| InvokeError::NotReady { function: self.name(), reason: error.to_string() })?;
+        self.mends = self.shared.packages.mends();
+        Ok(())
+    }
+
+    /// Looks whether a call failed for a damaged file of its packages, and has it mended: the next
+    /// call then gets a new sandbox. The caller of this one has its answer.
+    async fn suspect(&mut self) {
+        if self.shared.packages.is_damaged(&self.pins).await
+            && let Err(error) = self.mend().await
+        {
+            tracing::warn!(%error, "a damaged package could not be mended");
+        } else if self.mends == self.shared.packages.mends() {
+            return;
         }
+        // It sees the damaged files, whoever had them mended.
+        self.state = State::Empty;
     }
 
     /// A place among `max_sandboxes`: a free one, or an idle instance's.

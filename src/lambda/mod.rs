@@ -45,5 +45,5 @@ pub use instance::Shared;
 pub use invocation::{Answer, Blame, Invocation, InvokeError, Start, Timings};
 pub use name::{BadName, FunctionName};
 pub use places::Places;
-pub use requirements::{Pin, Pins};
+pub use requirements::{Pin, Pins, Requirements};
 pub use worker::Worker;

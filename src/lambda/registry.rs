@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use super::archive::{self, ArchiveError};
 use super::tree::{self, Bounds, TreeError, make_dir};
 use super::{Blame, FunctionName};
+use crate::sandbox::foreign::{self, ForeignError};
 
 const SUFFIX: &str = ".tar.gz";
 
@@ -86,12 +87,13 @@ impl Registry {
     /// The directory cannot be made or read.
     pub fn open(dir: &Path, bounds: Bounds) -> Result<Self, RegistryError> {
         fs::create_dir_all(dir).map_err(RegistryError::io(dir))?;
+        foreign::sweep(dir);
         let device = fs::metadata(dir).map_err(RegistryError::io(dir))?.dev();
         let registry = Self { dir: dir.to_owned(), device, bounds };
         for path in registry.names()?.iter().filter(|name| name.starts_with(STAGING)).map(|n| dir.join(n)) {
             let age = fs::symlink_metadata(&path).and_then(|meta| meta.modified()).map(|time| time.elapsed());
             if matches!(age, Ok(Ok(age)) if age.as_secs() > STALE_S) {
-                remove(&path).map_err(RegistryError::io(&path))?;
+                foreign::remove_late_or_warn(&path);
             }
         }
         Ok(registry)
@@ -261,7 +263,8 @@ impl Registry {
             Err(error) => return Err(RegistryError::io(path)(error)),
         }
         self.sync()?;
-        remove(&staging).map_err(RegistryError::io(&staging))?;
+        // It is out of the registry, whatever becomes of its files.
+        foreign::remove_late_or_warn(&staging);
         Ok(true)
     }
 
@@ -286,23 +289,14 @@ struct Staging(PathBuf);
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        let _ = remove(&self.0); // renamed, or never made
+        foreign::remove_late_or_warn(&self.0); // renamed, or never made, if all went well
     }
 }
 
-/// Removes a file, a link, or a directory with what is in it.
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(path)?.is_dir() {
-        true => fs::remove_dir_all(path),
-        false => fs::remove_file(path),
-    }
-}
-
-/// Makes an empty directory at `path`, removing what was there.
+/// Makes an empty directory at `path`, removing what was there, or setting it aside.
 pub(super) fn fresh_dir(path: &Path) -> io::Result<()> {
-    match remove(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    if foreign::remove(path).is_err() {
+        foreign::set_aside(path).map_err(ForeignError::into_io)?;
     }
     make_dir(path)
 }

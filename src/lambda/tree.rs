@@ -8,9 +8,12 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
+
+pub(super) use crate::sandbox::foreign::link_stays;
+use crate::sandbox::foreign::{self, ForeignError, Tree, Wrong};
 
 /// How much a function's files may be.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +47,8 @@ pub enum TreeError {
     TooLarge(PathBuf, u64),
     #[error("{}: is below more than {} directories", .0.display(), .1)]
     TooDeep(PathBuf, usize),
+    #[error(transparent)]
+    Foreign(#[from] ForeignError),
 }
 
 impl TreeError {
@@ -55,6 +60,7 @@ impl TreeError {
     pub fn blame(&self) -> super::Blame {
         match self {
             TreeError::Io { .. } => super::Blame::Worker,
+            TreeError::Foreign(error) if !error.wrong.is_foreign() => super::Blame::Worker,
             _ => super::Blame::Function,
         }
     }
@@ -76,25 +82,6 @@ pub enum Kind {
     Dir,
     File { size: u64, executable: bool },
     Link { target: PathBuf },
-}
-
-/// Whether a link at `path` cannot lead out of the tree: its target is
-/// relative, goes up at its beginning only, and not above the root. The way
-/// up is through real directories and the way down through links of which
-/// the same holds, so no chain of links leaves either.
-pub(super) fn link_stays(path: &Path, target: &Path) -> bool {
-    let depth = path.components().count().saturating_sub(1);
-    let mut ups = 0;
-    let mut down = false;
-    for part in target.components() {
-        match part {
-            Component::ParentDir if !down => ups += 1,
-            Component::Normal(_) => down = true,
-            Component::CurDir => {}
-            _ => return false,
-        }
-    }
-    ups <= depth && (down || ups > 0)
 }
 
 /// What is below `dir`, sorted; directories before what is in them. Bytecode
@@ -203,33 +190,24 @@ pub fn digest(dir: &Path, nodes: &[Node], salt: &str) -> Result<String, TreeErro
     Ok(all.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect())
 }
 
+/// Largest tree of a package, or of a function with its bytecode, that is put in place.
+const SETTLED: foreign::Bounds = foreign::Bounds { entries: 400_000, bytes: 32 << 30, depth: 64 };
+
 /// Makes everything below `dir` readable for all and writable for its owner
 /// only, without set-id bits: what a sandbox wrote, before others see it.
 ///
 /// # Errors
-/// A link leaves, an entry is of another kind, or a mode cannot be set.
+/// A link leaves, an entry is of another kind or one too many, or a mode cannot be set.
 pub fn settle(dir: &Path) -> Result<(), TreeError> {
-    let mut open = vec![PathBuf::new()];
-    while let Some(below) = open.pop() {
-        let full = dir.join(&below);
-        set_mode(&full, 0o755).map_err(TreeError::io(&below))?;
-        for entry in fs::read_dir(&full).map_err(TreeError::io(&below))? {
-            let entry = entry.map_err(TreeError::io(&below))?;
-            let path = below.join(entry.file_name());
-            let meta = entry.metadata().map_err(TreeError::io(&path))?;
-            if meta.is_dir() {
-                open.push(path);
-            } else if meta.is_file() {
-                let mode = if meta.mode() & 0o111 != 0 { 0o755 } else { 0o644 };
-                set_mode(&entry.path(), mode).map_err(TreeError::io(&path))?;
-            } else if !meta.is_symlink() {
-                return Err(TreeError::Kind(path));
-            } else if !fs::read_link(entry.path()).is_ok_and(|target| link_stays(&path, &target)) {
-                return Err(TreeError::Leaves(path));
-            }
+    let settled = Tree::open(dir).and_then(|tree| tree.settle(SETTLED));
+    settled.map(drop).map_err(|error| {
+        let path = error.path.strip_prefix(dir).unwrap_or(&error.path).to_owned();
+        match error.wrong {
+            Wrong::Leaves(_) => TreeError::Leaves(path),
+            Wrong::Kind(_) => TreeError::Kind(path),
+            wrong => TreeError::Foreign(ForeignError { path, wrong }),
         }
-    }
-    Ok(())
+    })
 }
 
 fn set_mode(path: &Path, mode: u32) -> io::Result<()> {

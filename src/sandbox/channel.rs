@@ -5,12 +5,17 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use hosier_zygote::sys::SysError;
 use hosier_zygote::sys::socket::{self, Received};
 use nix::errno::Errno;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
+
+/// Number of tries of one message, and the pause between two: a tenth of a second.
+const SEND_TRIES: u32 = 10;
+const SEND_PAUSE: Duration = Duration::from_millis(10);
 
 /// An asynchronous socket. The type serves for pairs that keep message bounds
 /// too: only its readiness is used.
@@ -39,21 +44,31 @@ impl Channel {
     /// # Errors
     /// As `sendmsg(2)`.
     pub async fn send(&self, bytes: &[u8], fds: &[RawFd]) -> io::Result<()> {
-        let sent =
-            self.0.async_io(Interest::WRITABLE, || socket::send(self.0.as_fd(), bytes, fds).map_err(plain));
         // Descriptors went along with the first byte; a stream may have taken a part.
-        let sent = sent.await?;
+        let sent = self.send_some(bytes, fds).await?;
         self.write_all(&bytes[sent..]).await
+    }
+
+    /// One `sendmsg(2)`. Nothing of a message went if memory was short: it is tried again.
+    async fn send_some(&self, bytes: &[u8], fds: &[RawFd]) -> io::Result<usize> {
+        let mut tries = 1;
+        loop {
+            let sent = self
+                .0
+                .async_io(Interest::WRITABLE, || socket::send(self.0.as_fd(), bytes, fds).map_err(plain));
+            match sent.await {
+                Err(error) if tries < SEND_TRIES && is_short_of_memory(&error) => tries += 1,
+                done => return done,
+            }
+            tokio::time::sleep(SEND_PAUSE).await;
+        }
     }
 
     /// # Errors
     /// As `write(2)`.
     pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let sent = self
-                .0
-                .async_io(Interest::WRITABLE, || socket::send(self.0.as_fd(), bytes, &[]).map_err(plain));
-            bytes = &bytes[sent.await?..];
+            bytes = &bytes[self.send_some(bytes, &[]).await?..];
         }
         Ok(())
     }
@@ -88,6 +103,12 @@ impl Channel {
         // may be older than the last read.
         self.0.async_io(Interest::READABLE, || socket::peek(self.0.as_fd()).map_err(plain)).await
     }
+}
+
+/// The kernel's bounds on memory and on descriptors in flight; neither is the peer's fault.
+fn is_short_of_memory(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::ENOBUFS | Errno::ENOMEM | Errno::ETOOMANYREFS))
 }
 
 fn plain(error: SysError) -> io::Error {

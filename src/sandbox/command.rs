@@ -1,9 +1,7 @@
 //! A program run once in a fresh sandbox: what an installer is.
 
 use std::future::Future;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::lchown;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +13,7 @@ use nix::libc;
 use tokio::runtime::RuntimeFlavor;
 
 use super::error::{About, During};
+use super::foreign::{self, ForeignError, Tree};
 use super::{
     Limits, MountPoint, Network, Order, Outlet, Output, Program, Purpose, SandboxError, Sandboxes, Started,
     open_sealed, outlet,
@@ -48,6 +47,17 @@ pub struct Command {
     /// The one way out of a network namespace with `lo` alone; needs network `None`. It is open while
     /// the command runs, and found by the variables of [`Outlet::env`], which replace those of `env`.
     pub outlet: Option<Arc<Outlet>>,
+    /// Whose code it runs.
+    pub code: Code,
+}
+
+/// The code that a [`Command`] runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// A tool of the operator's, or ours: it has the installer's filter.
+    Tool,
+    /// A stranger's: it has a leaf's filter.
+    Foreign,
 }
 
 /// How a [`Command`] ended.
@@ -120,14 +130,17 @@ impl Sandboxes {
         });
         let mut cell = cell.await?;
         let mut env = command.env.clone();
+        if command.network == Network::None {
+            // Also where the operator took this wall down: a build would be in the host's network, and
+            // an outlet's port the host's.
+            cell.walls.namespaces |= libc::CLONE_NEWNET;
+            cell.walls.loopback = true;
+        }
         if command.outlet.is_some() {
             if command.network != Network::None {
                 let wrong = "an outlet is for a command with network \"none\"";
                 return Err(SandboxError::Unsupported(wrong.to_owned()));
             }
-            // Also where the operator took this wall down: the outlet's port would be the host's.
-            cell.walls.namespaces |= libc::CLONE_NEWNET;
-            cell.walls.loopback = true;
             cell.outlet = Some(outlet::PORT);
             env.retain(|(name, _)| !Outlet::replaces(name));
             env.extend(Outlet::env());
@@ -137,7 +150,11 @@ impl Sandboxes {
             let tree = if bind.writable { open_writable(&bind.source)? } else { open_sealed(&bind.source)? };
             cell.mount(bind.target.trim_start_matches('/'), tree);
         }
-        let role = Role::Confined(self.confinement(&cell, Purpose::Command));
+        let mut confinement = self.confinement(&cell, Purpose::Command);
+        if command.code == Code::Foreign {
+            confinement.filter = self.filter(self.filters.leaf.as_bytes());
+        }
+        let role = Role::Confined(confinement);
         let program = Program { pid1: Pid1::Stub, role, argv: command.argv.clone(), env: &env };
         let started = self.spawn(cell, program, None).await?;
         lent.to = Some(started.sandbox.pidfd());
@@ -192,22 +209,25 @@ async fn tail(output: Output) -> Vec<u8> {
 /// Writable directories belong to the sandbox until this is dropped, which
 /// waits until nobody is left there who could write.
 struct Lent {
-    paths: Vec<PathBuf>,
+    /// Opened before anything foreign ran in them: no name means another one later.
+    trees: Vec<Tree>,
     to: Option<Arc<OwnedFd>>,
 }
 
 fn lend(binds: &[Bind], owner: u32) -> Result<Lent, SandboxError> {
-    let mut lent = Lent { paths: Vec::new(), to: None };
+    let mut lent = Lent { trees: Vec::new(), to: None };
     for bind in binds.iter().filter(|bind| bind.writable) {
-        lent.paths.push(bind.source.clone());
-        give(&bind.source, owner).about(&bind.source)?;
+        let tree = Tree::open(&bind.source).map_err(ForeignError::into_io).about(&bind.source)?;
+        lent.trees.push(tree);
+        let given = lent.trees.last().map_or(Ok(()), |tree| give(tree, owner));
+        given.map_err(ForeignError::into_io).about(&bind.source)?;
     }
     Ok(lent)
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let (paths, to) = (std::mem::take(&mut self.paths), self.to.take());
+        let (trees, to) = (std::mem::take(&mut self.trees), self.to.take());
         let take_back = move || {
             if let Some(process) = &to {
                 let _ = kill_pidfd(process.as_fd());
@@ -216,9 +236,9 @@ impl Drop for Lent {
                     return;
                 }
             }
-            for path in &paths {
-                if let Err(error) = give(path, 0) {
-                    tracing::warn!(path = %path.display(), %error, "a directory could not be taken back");
+            for tree in &trees {
+                if let Err(error) = give(tree, 0) {
+                    tracing::warn!(path = %tree.path().display(), %error, "a directory could not be taken back");
                 }
             }
         };
@@ -232,19 +252,12 @@ impl Drop for Lent {
     }
 }
 
-/// Gives a tree to `owner`, never through a link. Not by recursion: how deep it is
-/// was a stranger's choice.
-fn give(path: &Path, owner: u32) -> io::Result<()> {
-    let mut open = vec![path.to_owned()];
-    while let Some(path) = open.pop() {
-        lchown(&path, Some(owner), Some(owner))?;
-        if std::fs::symlink_metadata(&path)?.is_dir() {
-            for entry in std::fs::read_dir(&path)? {
-                open.push(entry?.path());
-            }
-        }
-    }
-    Ok(())
+/// Largest tree whose owner is changed. What is larger stays the sandbox's: the walks of
+/// those who use it have narrower bounds, so that they refuse it.
+const GIVEN: foreign::Bounds = foreign::Bounds { entries: 1_000_000, bytes: u64::MAX, depth: usize::MAX };
+
+fn give(tree: &Tree, owner: u32) -> Result<(), ForeignError> {
+    tree.give(owner, GIVEN).map(drop)
 }
 
 fn open_writable(source: &Path) -> Result<OwnedFd, SandboxError> {

@@ -353,7 +353,7 @@ impl Sandboxes {
         self.filter(self.filters.zygote.as_bytes())
     }
 
-    fn filter(&self, program: &[u8]) -> Vec<u8> {
+    pub(super) fn filter(&self, program: &[u8]) -> Vec<u8> {
         if self.tuning.seccomp { program.to_vec() } else { Vec::new() }
     }
 

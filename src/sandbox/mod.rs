@@ -18,6 +18,7 @@
 //! command    a program run once (an installer)  memory     of a process, of the machine
 //! outlet/    the one way out of a command's network namespace
 //! quotas     a sandbox's share of what the kernel has for everybody
+//! foreign    files that strangers wrote: by descriptor, without recursion
 //! host       what the machine must have; the run-time directory
 //! ```
 
@@ -29,6 +30,7 @@ pub mod command;
 mod confined;
 mod error;
 mod floor;
+pub mod foreign;
 mod homes;
 pub mod host;
 mod ids;
@@ -50,7 +52,7 @@ mod writable;
 pub use base::{Base, RuntimeFile};
 pub use cell::{Cell, Order, Purpose, UserNamespace};
 pub use channel::Channel;
-pub use command::{Bind, Command, Ended, Outcome, RunError, Runner};
+pub use command::{Bind, Code, Command, Ended, Outcome, RunError, Runner};
 pub use error::SandboxError;
 pub use floor::{Parts, Program, Sandboxes, Started, Tuning};
 pub use ids::Claims;

@@ -18,6 +18,8 @@ pub(super) enum Allowed {
     },
     /// A path, JSON text, or a table.
     Tree,
+    /// `true`, `false`, or a list of packages' names.
+    BoolOrNames,
 }
 
 /// One key.
@@ -43,6 +45,7 @@ impl Allowed {
             Allowed::Tree => {
                 "\"\", the path of a tree file, or the tree itself as JSON text or table".to_owned()
             }
+            Allowed::BoolOrNames => "true, false, or a list of packages' names ([\"a\", \"b\"])".to_owned(),
         }
     }
 
@@ -53,6 +56,10 @@ impl Allowed {
             (Allowed::Number(low, high), toml::Value::Integer(n)) => (low..=high).contains(n),
             (Allowed::Text { fits, .. }, toml::Value::String(text)) => fits(text),
             (Allowed::Tree, toml::Value::Table(_)) => true,
+            (Allowed::BoolOrNames, toml::Value::Boolean(_)) => true,
+            (Allowed::BoolOrNames, toml::Value::Array(names)) => {
+                names.iter().all(|name| name.as_str().is_some_and(name_fits))
+            }
             (Allowed::Tree, toml::Value::String(text)) => {
                 !text.trim_start().starts_with('{')
                     || serde_json::from_str::<serde_json::Map<_, _>>(text).is_ok()
@@ -67,6 +74,9 @@ impl Allowed {
             Allowed::Bool | Allowed::True => toml::Value::Boolean(text.parse().ok()?),
             Allowed::Number(..) => toml::Value::Integer(text.parse().ok()?),
             Allowed::Text { .. } | Allowed::Tree => toml::Value::String(text.to_owned()),
+            Allowed::BoolOrNames => {
+                format!("value = {text}").parse::<toml::Table>().ok()?.get("value")?.clone()
+            }
         };
         self.fits(&value).then_some(value)
     }
@@ -352,6 +362,17 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key("installer.parallel", Allowed::Number(1, 64), "Packages installed at one time."),
     key(
+        "installer.build",
+        Allowed::BoolOrNames,
+        "Whether packages without a fitting wheel are built from source, in a sandbox without network:\ntrue, false, or a list of the packages that are.",
+    ),
+    key(
+        "installer.disk_mb",
+        Allowed::Number(16, MIB_MAX),
+        "Disk that one step of an install (resolve, fetch, build, unpack) may fill, in MiB.",
+    ),
+    key("installer.disk_inodes", Allowed::Number(1000, 1 << 24), "Files and directories it may make."),
+    key(
         "installer.hosts",
         text(hosts_fit, "places as HOST or HOST:PORT, with spaces between"),
         "What installs may reach beside the package index and port 443 of public addresses: HOST:PORT\n(or HOST, for port 443), several with spaces between. What is named here may be in a private\nnetwork or on this machine.",
@@ -380,6 +401,10 @@ fn registry_fits(text: &str) -> bool {
         Some((scheme, path)) => scheme == "file" && path.starts_with('/'),
         None => !text.contains('\0'),
     }
+}
+
+fn name_fits(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
 fn hosts_fit(text: &str) -> bool {

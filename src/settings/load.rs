@@ -149,7 +149,7 @@ fn bad(origin: &str, key: &str, value: &str, allowed: Allowed) -> SettingsError 
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Settings, Tree};
+    use super::super::{Build, Settings, Tree};
     use super::*;
 
     fn load(file: &str, overrides: &[&str]) -> Result<Settings, String> {
@@ -207,6 +207,23 @@ mod tests {
             Tree::File(_)
         ));
         assert!(load("import_cache_tree = \"{not json\"", &[]).unwrap_err().contains("import_cache_tree"));
+    }
+
+    #[test]
+    fn what_may_be_built_is_a_word_or_a_list_of_names() {
+        for (text, over, build) in [
+            ("", None, Build::All),
+            ("[installer]\nbuild = false", None, Build::Never),
+            ("[installer]\nbuild = [\"a\", \"B.c\"]", None, Build::Only(vec!["a".into(), "B.c".into()])),
+            (
+                "",
+                Some("installer.build=[\"a\",\"b\"],worker_port=9"),
+                Build::Only(vec!["a".into(), "b".into()]),
+            ),
+        ] {
+            assert_eq!(load(text, over.as_slice()).unwrap().installer.build, build);
+        }
+        assert!(load("[installer]\nbuild = [\"no name\"]", &[]).unwrap_err().contains("installer.build"));
     }
 
     #[test]

@@ -163,10 +163,24 @@ pub struct InstallerSettings {
     /// None: looked for.
     pub uv: Option<PathBuf>,
     pub parallel: usize,
+    pub build: Build,
+    /// Disk that one step of an install may fill, in MiB.
+    pub disk_mib: u32,
+    /// Files and directories that it may make.
+    pub disk_inodes: u64,
     /// Places that installs may reach beside the index and public addresses.
     pub hosts: Vec<Place>,
     /// Most that one step of an install moves over the network, in MiB.
     pub transfer_mib: u64,
+}
+
+/// Packages that may be built from source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Build {
+    All,
+    Never,
+    /// Those of these names, as they are written.
+    Only(Vec<String>),
 }
 
 impl Settings {
@@ -275,6 +289,9 @@ impl Settings {
             installer: InstallerSettings {
                 uv: Some(raw.installer.uv).filter(|path| !path.is_empty()).map(|path| dir.join(path)),
                 parallel: raw.installer.parallel as usize,
+                build: build(raw.installer.build),
+                disk_mib: raw.installer.disk_mb,
+                disk_inodes: raw.installer.disk_inodes,
                 hosts: raw
                     .installer
                     .hosts
@@ -287,6 +304,17 @@ impl Settings {
             dir: dir.to_owned(),
             notes,
         }
+    }
+}
+
+/// Reads `installer.build`, which was checked.
+fn build(value: toml::Value) -> Build {
+    match value {
+        toml::Value::Boolean(true) => Build::All,
+        toml::Value::Array(names) => {
+            Build::Only(names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect())
+        }
+        _ => Build::Never,
     }
 }
 

@@ -117,6 +117,9 @@ section!(RawHttp {
 section!(RawInstaller {
     uv: String = String::new(),
     parallel: u32 = 2,
+    build: toml::Value = toml::Value::Boolean(true),
+    disk_mb: u32 = 8192,
+    disk_inodes: u64 = 300_000,
     hosts: String = String::new(),
     transfer_mb: u32 = 16_384,
 });

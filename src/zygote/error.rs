@@ -1,5 +1,6 @@
 //! What can go wrong on the zygote floor. Runs in the worker.
 
+use super::Pin;
 use crate::sandbox::SandboxError;
 
 /// A node that could not be grown, or a leaf that could not be started.
@@ -19,6 +20,9 @@ pub enum ZygoteError {
     TimedOut { node: u64, bound_s: u64 },
     #[error("zygote {node} is unfit: {reason}")]
     Unfit { node: u64, reason: String },
+    /// Nothing was started; the package is to be installed again.
+    #[error("{pin} is damaged in the package store: {damage}")]
+    Damaged { pin: Pin, damage: String },
 }
 
 impl ZygoteError {

@@ -47,6 +47,6 @@ pub use forest::{Forest, ForestParts, Need, Observed, OnPath, Packages, Spent};
 pub use leaf::{Leaf, Reply};
 pub use modules::{Head, Modules, OwnModules};
 pub use node::POOLS;
-pub use pin::{BadPin, Pin, Pins, normalize};
+pub use pin::{BadPin, EntryId, Pin, Pins, normalize};
 pub use snapshot::{Owner, Snapshot};
 pub use template::{Template, TemplateError};

@@ -8,11 +8,50 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// A package at an exact version. Shown as `name==version`, its name normalised.
+///
+/// Once it is installed it also names the entry of the store that it stands for, which takes part in
+/// every comparison: two files of one version are two packages to a node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Pin {
-    name: String,
-    version: String,
+    name: Box<str>,
+    version: Box<str>,
+    /// `None`: not chosen yet.
+    entry: Option<EntryId>,
+}
+
+/// Identity of one entry of the package store: the first 128 bits of the sha256 of the file that it
+/// was made of. Shown as 32 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryId([u8; 16]);
+
+impl EntryId {
+    /// The identity with these bytes.
+    pub fn new(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl FromStr for EntryId {
+    type Err = BadPin;
+
+    fn from_str(text: &str) -> Result<Self, BadPin> {
+        let digits = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let bits = u128::from_str_radix(text, 16).ok().filter(|_| digits);
+        bits.map(|bits| Self(bits.to_be_bytes())).ok_or_else(|| BadPin::Entry(text.to_owned()))
+    }
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// What a function asks for: its own packages and theirs.
@@ -27,6 +66,8 @@ pub enum BadPin {
     Version(String),
     #[error("{0:?} is not of the form name==version")]
     Form(String),
+    #[error("{0:?} is not 32 hexadecimal digits")]
+    Entry(String),
 }
 
 impl Pin {
@@ -35,7 +76,22 @@ impl Pin {
     pub fn new(name: &str, version: &str) -> Result<Self, BadPin> {
         let name = normalize(name).ok_or_else(|| BadPin::Name(name.to_owned()))?;
         let version = version_text(version).ok_or_else(|| BadPin::Version(version.to_owned()))?;
-        Ok(Self { name, version })
+        Ok(Self { name: name.into(), version: version.into(), entry: None })
+    }
+
+    /// Returns the pin of this entry of the store.
+    pub fn of_entry(&self, entry: EntryId) -> Self {
+        Self { entry: Some(entry), ..self.clone() }
+    }
+
+    /// Returns the pin as a function writes it, without an entry.
+    pub fn without_entry(&self) -> Self {
+        Self { entry: None, ..self.clone() }
+    }
+
+    /// Returns the entry of the store that it stands for, if that was chosen.
+    pub fn entry(&self) -> Option<EntryId> {
+        self.entry
     }
 
     /// The normalised name.
@@ -117,6 +173,20 @@ mod tests {
         let pin = Pin::new("Typing_.Extensions", "4.0.0RC1").unwrap();
         assert_eq!(pin.to_string(), "typing-extensions==4.0.0rc1");
         assert_eq!(pin.to_string().parse::<Pin>().unwrap(), pin);
+    }
+
+    #[test]
+    fn two_entries_of_one_version_are_two_packages_that_look_alike() {
+        let pin = Pin::new("six", "1.16.0").unwrap();
+        let [a, b] = [1, 2].map(|byte| pin.of_entry(EntryId::new([byte; 16])));
+        assert!(a != b && a != pin && a.to_string() == b.to_string());
+        assert_eq!(Pins::from([a.clone(), b, a.clone()]).len(), 2);
+        let shown = a.entry().unwrap().to_string();
+        assert_eq!(shown.parse(), Ok(a.entry().unwrap()));
+        assert_eq!((a.without_entry(), shown), (pin, "01".repeat(16)));
+        for text in ["", "none", &"0".repeat(31), &"A".repeat(32), &format!("+{}", "0".repeat(31))] {
+            assert!(text.parse::<EntryId>().is_err(), "{text}");
+        }
     }
 
     #[test]

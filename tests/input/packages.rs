@@ -21,7 +21,7 @@ fn a_package_or_version_that_does_not_exist_is_named_and_nothing_stays() {
         assert!(parts.iter().all(|part| said.contains(part)), "{parts:?} in {said}");
     }
     assert!(names(&worker.path().join("registry")).is_empty());
-    assert_eq!(names(&worker.path().join("packages")), [".locks"]);
+    assert_eq!(names(&worker.packages()), [".locks"]);
     worker.census();
     // A worker says the same at the first call, and goes on.
     let mut worker = worker;
@@ -57,8 +57,8 @@ fn each_package_is_installed_once_ready_to_import_and_read_only() {
     let data: serde_json::Value =
         serde_json::from_slice(&outputs[0].stdout).expect("stdout is JSON and nothing else");
     assert_eq!(data, serde_json::json!({ "name": "a", "packages": ["six==1.16.0"] }));
-    let package = worker.path().join("packages/six==1.16.0");
-    assert_eq!(names(&worker.path().join("packages")), [".locks", "six==1.16.0"]);
+    let package = worker.package("six==1.16.0");
+    assert_eq!(names(&worker.packages()), [".locks", "six==1.16.0"]);
     let installed = fs::metadata(&package).unwrap().ctime_nsec();
     worker.ok(&["deploy", function.path().to_str().unwrap(), "-n", "c"]);
     assert_eq!(fs::metadata(&package).unwrap().ctime_nsec(), installed, "installed again");
@@ -125,6 +125,6 @@ fn an_installer_that_needs_more_memory_than_it_may_says_which_setting() {
     let said = fails(&worker, &["deploy", function.path().to_str().unwrap(), "-n", "a"]);
     assert!(said.contains("six==1.16.0") && said.contains("installer_limits.mem_mb"), "{said}");
     assert!(names(&worker.path().join("registry")).is_empty());
-    assert_eq!(names(&worker.path().join("packages")), [".locks"]);
+    assert_eq!(names(&worker.packages()), [".locks"]);
     worker.census();
 }

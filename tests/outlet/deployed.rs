@@ -102,8 +102,10 @@ fn a_source_package_reaches_neither_the_worker_nor_this_machine_while_it_is_buil
 #[test]
 fn a_file_that_an_index_has_elsewhere_is_refused_by_name_until_the_operator_allows_the_place() {
     let worker = Worker::new();
-    let files = Site::with(|mut stream, head| {
-        let body = wheel();
+    // One file: a wheel made at each request would have another digest each time.
+    let wheel = wheel();
+    let files = Site::with(move |mut stream, head| {
+        let body = wheel.clone();
         let answer =
             format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
         let body = if head.starts_with("HEAD") { Vec::new() } else { body };

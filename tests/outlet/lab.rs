@@ -133,6 +133,7 @@ impl Lab {
             limits: LIMITS,
             network,
             outlet: outlet.cloned(),
+            code: hosier::sandbox::Code::Tool,
         };
         self.sandboxes.run(command).await.unwrap()
     }

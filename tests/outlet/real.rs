@@ -42,6 +42,7 @@ async fn compile(
         limits: LIMITS,
         network: Network::None,
         outlet: Some(Arc::clone(outlet)),
+        code: hosier::sandbox::Code::Tool,
     };
     lab.sandboxes.run(command).await.unwrap()
 }

@@ -126,6 +126,22 @@ impl Worker {
         args
     }
 
+    /// The part of the package store that this machine's interpreter uses, once there is one.
+    pub fn packages(&self) -> PathBuf {
+        let store = self.path().join("packages");
+        let parts = fs::read_dir(&store).into_iter().flatten().flatten();
+        let part = parts.map(|entry| entry.path()).find(|path| path.to_string_lossy().contains("/cpython-"));
+        part.unwrap_or(store)
+    }
+
+    /// The directory of the one entry that the package store has of a pin.
+    pub fn package(&self, pin: &str) -> PathBuf {
+        let entries = fs::read_dir(self.packages().join(pin)).unwrap();
+        let mut entries: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(entries.len(), 1, "{pin}: {entries:?}");
+        entries.remove(0)
+    }
+
     pub fn worker_log(&self) -> String {
         fs::read_to_string(self.path().join("worker/worker.log")).unwrap_or_default()
     }

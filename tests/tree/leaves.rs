@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Instant;
 
-use crate::site::{ATTRS, IDNA, ONE_SHOT, SIX, ask, before, fixture, node, probe, probe_with, site, store};
+use crate::site::{ATTRS, IDNA, ONE_SHOT, SIX, ask, before, files, fixture, node, probe, probe_with, site};
 use crate::support::Worker;
 
 const SIBLINGS: usize = 20;
@@ -85,7 +85,7 @@ fn pandas_is_not_imported_in_the_leaf_and_its_randomness_is_the_leafs_own() {
     let import: f64 = import.split([',', ' ']).next().unwrap().parse().unwrap();
     assert!(import < 50.0, "{answer:?}");
 
-    let path = PANDAS.map(|pin| store().join(pin).join("files").display().to_string()).join(":");
+    let path = PANDAS.map(|pin| files(pin).display().to_string()).join(":");
     let begun = Instant::now();
     let fresh =
         Command::new("/usr/bin/python3").env("PYTHONPATH", path).args(["-c", "import pandas"]).status();

@@ -20,6 +20,16 @@ pub fn store() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages")
 }
 
+/// The files of a pin in it: there is one interpreter, and one entry for each pin.
+pub fn files(pin: &str) -> PathBuf {
+    let below = |dir: &Path| {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let entry = below(&store()).iter().find_map(|abi| below(&abi.join(pin)).pop());
+    entry.unwrap_or_else(|| panic!("{pin} is not in the store")).join("files")
+}
+
 /// A worker directory on the shared store, perhaps with a tree file.
 pub fn site(tree: Option<&str>) -> Worker {
     let worker = Worker::new();
@@ -133,10 +143,24 @@ pub fn fixture(name: &str, code: &str) -> String {
     fixture_of(name, &[(name, code)])
 }
 
-/// The same, of several modules.
+/// The same, of several modules. It is laid out as the store's older layout, which the worker takes
+/// over: no index knows it.
 pub fn fixture_of(name: &str, modules: &[(&str, &str)]) -> String {
     let pin = format!("{name}==1.0");
-    let dir = store().join(&pin);
+    let is_same = |files: &Path| {
+        let read = |module: &str| fs::read_to_string(files.join(format!("{module}.py"))).unwrap_or_default();
+        modules.iter().all(|(module, code)| read(module) == *code)
+    };
+    let below = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    for entry in below(&store()).flat_map(|abi| below(&abi.join(&pin)).collect::<Vec<_>>()) {
+        if is_same(&entry.join("files")) {
+            return pin;
+        }
+        fs::remove_dir_all(entry).unwrap();
+    }
+    fs::create_dir_all(store()).unwrap();
+    let laid = tempfile::Builder::new().prefix(".fixture-").tempdir_in(store()).unwrap();
+    let dir = laid.path().join("package");
     fs::create_dir_all(dir.join("files")).unwrap();
     for (module, code) in modules {
         fs::write(dir.join("files").join(format!("{module}.py")), code).unwrap();
@@ -144,6 +168,9 @@ pub fn fixture_of(name: &str, modules: &[(&str, &str)]) -> String {
     let names: Vec<_> = modules.iter().map(|(module, _)| module).collect();
     let meta = serde_json::json!({ "top_level": names, "requires": [] });
     fs::write(dir.join("meta.json"), meta.to_string()).unwrap();
+    // Another test may have laid the same one meanwhile.
+    let _ = fs::remove_dir_all(store().join(&pin));
+    let _ = fs::rename(dir, store().join(&pin));
     pin
 }
 

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::CliError;
+use crate::sandbox::foreign;
 use run::{Commands, Interrupt};
 
 /// What the demo can fail with, beside what its steps say themselves.
@@ -97,7 +98,7 @@ fn act(commands: &Commands, dir: &Path, pictures: &Path, json: bool) -> Result<(
             commands.run("deploy", &[&source.to_string_lossy(), "-n", &deployed.name])?;
         }
     }
-    std::fs::remove_dir_all(&sources).map_err(|source| CliError::File { path: sources, source })?;
+    foreign::remove(&sources).map_err(|error| CliError::File { path: sources, source: error.into_io() })?;
     commands.start_worker()?;
     let address = run::address(dir)?;
     let mut measured = Vec::new();
@@ -134,7 +135,7 @@ impl Home {
             return Ok(());
         }
         let path = self.path.clone();
-        std::fs::remove_dir_all(&path).map_err(|source| CliError::File { path, source })
+        foreign::remove(&path).map_err(|error| CliError::File { path, source: error.into_io() })
     }
 }
 
@@ -142,7 +143,7 @@ impl Drop for Home {
     fn drop(&mut self) {
         if self.temporary {
             // Nothing is there if all went well; after a panic something may be.
-            let _ = std::fs::remove_dir_all(&self.path);
+            let _ = foreign::remove(&self.path);
         }
     }
 }

@@ -11,6 +11,8 @@ use super::functions::Function;
 use super::run::Interrupt;
 use crate::cli::CliError;
 use crate::cli::place::Place;
+use crate::lambda::packages::{Entries, interpreter};
+use crate::lambda::requirements::Hashes;
 use crate::settings::Settings;
 
 const SCRIPT: &str = "import json, sys; sys.path[:0] = sys.argv[2:]; import f; \
@@ -34,7 +36,9 @@ impl Plain {
         let code = code
             .ok_or_else(|| DemoError::NoCode { name: function.name.to_owned(), dir: versions.clone() })?
             .path();
-        let packages = function.pins().map(|pin| settings.pkgs_dir.join(pin).join("files"));
+        let entries = Entries::new(&settings.pkgs_dir, &interpreter(&settings.sandbox.python)?.abi);
+        let pins = function.pins().filter_map(|pin| entries.find(&pin.parse().ok()?, &Hashes::default()));
+        let packages = pins.map(|pin| entries.path(&pin).join("files"));
         Ok(Self { python: settings.sandbox.python, path: std::iter::once(code).chain(packages).collect() })
     }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::lambda::requirements::{PythonVersion, marker_holds, normalize};
+use crate::sandbox::foreign::{ForeignError, Tree};
 
 /// What is known of one installed package.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -25,31 +26,28 @@ const BY_MISTAKE: [&str; 10] =
 
 /// The most that is read of one metadata file, in bytes.
 const SIZE_LIMIT_BYTES: u64 = 16 << 20;
+/// Number of entries that a package's directory may have.
+const NAMES_LIMIT: usize = 20_000;
 
 /// Reads the contents of what was installed into `files`.
 pub(super) fn read(files: &Path, python: PythonVersion) -> io::Result<Contents> {
     let mut contents = Contents::default();
-    for entry in std::fs::read_dir(files)? {
-        let info = entry?.path();
+    let tree = Tree::open(files).map_err(ForeignError::into_io)?;
+    for name in tree.names(NAMES_LIMIT).map_err(ForeignError::into_io)? {
+        let info = Path::new(&name);
         if info.extension().is_none_or(|extension| extension != "dist-info") {
             continue;
         }
-        let record = text(&info.join("RECORD"))?;
+        let record = text(&tree, &info.join("RECORD"))?;
         contents.top_level.extend(top_level(record.lines().filter_map(record_path)));
-        contents.requires.extend(requires(&text(&info.join("METADATA"))?, python));
+        contents.requires.extend(requires(&text(&tree, &info.join("METADATA"))?, python));
     }
     Ok(contents)
 }
 
-fn text(path: &Path) -> io::Result<String> {
-    use io::Read;
-    let mut bytes = Vec::new();
-    match crate::lambda::tree::open_file(path) {
-        Ok(file) => file.take(SIZE_LIMIT_BYTES).read_to_end(&mut bytes)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-        Err(error) => return Err(error),
-    };
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+pub(super) fn text(tree: &Tree, path: &Path) -> io::Result<String> {
+    let bytes = tree.read_small(path, SIZE_LIMIT_BYTES).map_err(ForeignError::into_io)?;
+    Ok(String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned())
 }
 
 /// The path of a line of RECORD, which is CSV.
@@ -58,6 +56,13 @@ fn record_path(line: &str) -> Option<String> {
         Some(quoted) => Some(quoted.split("\",").next()?.replace("\"\"", "\"")),
         None => line.split(',').next().filter(|path| !path.is_empty()).map(str::to_owned),
     }
+}
+
+/// Returns the path and the sha256 of a line of RECORD that has one, as base 64.
+pub(super) fn record_digest(line: &str) -> Option<(String, &str)> {
+    let (rest, _size) = line.rsplit_once(',')?;
+    let (_, digest) = rest.rsplit_once(',')?;
+    Some((record_path(line)?, digest.strip_prefix("sha256=")?))
 }
 
 /// The importable names among a package's files.
@@ -190,5 +195,7 @@ mod tests {
     fn a_record_line_is_csv() {
         assert_eq!(record_path("a/b.py,sha256=x,1").as_deref(), Some("a/b.py"));
         assert_eq!(record_path("\"a,b.py\",sha256=x,1").as_deref(), Some("a,b.py"));
+        assert_eq!(record_digest("\"a,b.py\",sha256=x,1"), Some(("a,b.py".to_owned(), "x")));
+        assert_eq!(record_digest("a-1.dist-info/RECORD,,"), None);
     }
 }

@@ -1,79 +1,96 @@
-//! One run of `uv`: the command for a fresh sandbox, and what its failure
-//! means. Pure, but for the look for `uv`.
+//! Everything that an install's sandboxes are made with. Pure, but for the look
+//! for `uv`.
+//!
+//! ```text
+//! resolve   the index, its password   uv pip compile       no package's code
+//! fetch     the index, its password   hosier_fetch.py      no package's code
+//! build     nothing                   hosier_build.py      the package's code
+//! unpack    nothing                   uv pip install       no package's code
+//! ```
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
+use super::failure::{self, Failure};
 use super::operator::Operator;
+use super::space::Space;
+use super::step::{INPUT, OUT, Ran, Room};
 use super::tools::{self, ToolError};
-use crate::lambda::Blame;
-use crate::lambda::requirements::Pin;
-use crate::sandbox::{Bind, Command, Ended, Limits, Network, Outlet};
-use crate::settings::Settings;
+use crate::lambda::requirements::normalize;
+use crate::sandbox::{Bind, Code, Command, Ended, Limits, Network, Outlet};
+use crate::settings::{Build, Settings};
 
-/// Where a sandbox shows `uv` and the directory that it fills.
-const UV: &str = "/installer/uv";
-const OUT: &str = "/out";
+/// Where a sandbox shows `uv`.
+pub(super) const UV: &str = "/installer/uv";
+/// Where it shows wheels, read-only.
+pub(super) const WHEELS: &str = "/wheels";
 
-/// How much of what `uv` said an error repeats.
-const TAIL_LINES: usize = 12;
-
-/// What every install is made with.
+/// Everything that an install is made with.
 #[derive(Debug, Clone)]
 pub struct Installer {
-    /// The worker's directory, where [`find_uv`] looks first.
+    /// The worker's directory, where [`tools::find_uv`] looks first.
     pub dir: PathBuf,
     /// `uv` on the host, if the settings name it.
     pub uv: Option<PathBuf>,
     /// The interpreter, on the host and in the sandbox.
     pub python: PathBuf,
     pub limits: Limits,
+    pub space: Space,
+    pub build: BuildPolicy,
     pub operator: Operator,
     /// Most that one step moves over the network, in MiB.
     pub transfer_mib: u64,
 }
 
-/// Why a package is not installed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    #[error("no package of that name is on the index; check the name")]
-    NoSuchPackage,
-    #[error("the index has no such version{}; pin one that it has", newest.as_ref().map(|v| format!(" (the newest is {v})")).unwrap_or_default())]
-    NoSuchVersion { newest: Option<String> },
-    #[error("that version has nothing for this Python and machine; pin another version")]
-    NotForThisPython,
-    #[error("the index cannot be reached; check the network, pip_mirror, proxy and certificates: {tail}")]
-    Network { tail: String },
-    #[error("it is installed from source and that failed; pin a version with a wheel: {tail}")]
-    Build { tail: String },
-    #[error("the installer needed more than {mem_mib} MiB; raise installer_limits.mem_mb")]
-    OutOfMemory { mem_mib: u32 },
-    #[error("the installer needed more than {runtime_s} s; raise installer_limits.runtime_sec")]
-    TimedOut { runtime_s: u32 },
-    #[error("the installer failed: {tail}")]
-    Other { tail: String },
+/// Packages that may be built from source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BuildPolicy {
+    All,
+    /// Those of these normalised names.
+    Only(BTreeSet<String>),
 }
 
-impl Failure {
-    pub fn blame(&self) -> Blame {
-        match self {
-            Failure::NoSuchPackage | Failure::NoSuchVersion { .. } => Blame::Function,
-            Failure::NotForThisPython | Failure::Build { .. } => Blame::Function,
-            _ => Blame::Worker,
+impl BuildPolicy {
+    fn new(setting: &Build) -> Self {
+        match setting {
+            Build::All => BuildPolicy::All,
+            Build::Never => BuildPolicy::Only(BTreeSet::new()),
+            Build::Only(names) => {
+                BuildPolicy::Only(names.iter().filter_map(|name| normalize(name)).collect())
+            }
         }
     }
+
+    pub(super) fn allows(&self, name: &str) -> bool {
+        match self {
+            BuildPolicy::All => true,
+            BuildPolicy::Only(names) => names.contains(name),
+        }
+    }
+}
+
+/// The part of the network that a step reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// The index, with the operator's certificates and passwords.
+    Index,
+    /// Nothing.
+    Nothing,
 }
 
 impl Installer {
     /// As the settings and the operator's own say.
     pub fn from_settings(settings: &Settings) -> Self {
+        let installer = &settings.installer;
         Self {
             dir: settings.dir.clone(),
-            uv: settings.installer.uv.clone(),
+            uv: installer.uv.clone(),
             python: settings.sandbox.python.clone(),
             limits: settings.installer_limits,
-            operator: Operator::from_host(settings.pip_mirror.as_deref(), &settings.installer.hosts),
-            transfer_mib: settings.installer.transfer_mib,
+            space: Space { mib: installer.disk_mib, inodes: installer.disk_inodes },
+            build: BuildPolicy::new(&installer.build),
+            operator: Operator::from_host(settings.pip_mirror.as_deref(), &installer.hosts),
+            transfer_mib: installer.transfer_mib,
         }
     }
 
@@ -83,38 +100,8 @@ impl Installer {
         tools::find_uv(&self.dir, self.uv.as_deref())
     }
 
-    /// Installs `pin`, without its dependencies, into `files` of the host's
-    /// directory `out`.
-    pub(super) fn install(&self, uv: &Path, pin: &Pin, out: &Path) -> Command {
-        let files = format!("{OUT}/files");
-        self.command(&["--compile-bytecode", "--target", &files, &pin.to_string()], uv, out)
-    }
-
-    /// Asks the index for the newest version of `pin`'s package.
-    pub(super) fn ask_newest(&self, uv: &Path, pin: &Pin, out: &Path) -> Command {
-        let probe = format!("{OUT}/probe");
-        self.command(&["--dry-run", "--target", &probe, pin.name()], uv, out)
-    }
-
-    fn command(&self, arguments: &[&str], uv: &Path, out: &Path) -> Command {
-        let python = self.python.display().to_string();
-        let fixed = [
-            UV,
-            "pip",
-            "install",
-            "--no-deps",
-            "--python",
-            &python,
-            "--system-certs",
-            "--no-config",
-            "--no-progress",
-            "--color",
-            "never",
-            "--no-python-downloads",
-            "--link-mode",
-            "hardlink",
-        ];
-        let argv = fixed.iter().chain(arguments).map(|text| (*text).to_owned()).collect();
+    /// Returns the command of one step. Its `uv` is added by whoever runs it.
+    pub(super) fn command(&self, reach: Reach, argv: &[&str], room: &Room, more: &[Bind]) -> Command {
         let own = [
             ("PATH", "/usr/local/bin:/usr/bin:/bin"),
             ("LANG", "C.UTF-8"),
@@ -128,120 +115,122 @@ impl Installer {
             ("TOKIO_WORKER_THREADS", "2"),
         ];
         let mut env: Vec<_> = own.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        env.extend(self.operator.env.iter().cloned());
         let mut binds = vec![
-            Bind { source: uv.to_owned(), target: UV.to_owned(), writable: false },
-            Bind { source: out.to_owned(), target: OUT.to_owned(), writable: true },
+            Bind { source: room.input.clone(), target: INPUT.to_owned(), writable: false },
+            Bind { source: room.out.clone(), target: OUT.to_owned(), writable: true },
         ];
-        binds.extend(self.operator.binds.iter().cloned());
-        Command { argv, env, binds, limits: self.limits, network: Network::None, outlet: Some(self.outlet()) }
+        binds.extend(more.iter().cloned());
+        if reach == Reach::Index {
+            env.extend(self.operator.env.iter().cloned());
+            binds.extend(self.operator.binds.iter().cloned());
+        }
+        let outlet = (reach == Reach::Index).then(|| Outlet::new(self.operator.policy(), self.transfer_mib));
+        let argv = argv.iter().map(|text| (*text).to_owned()).collect();
+        let code = Code::Tool;
+        Command { argv, env, binds, limits: self.limits, network: Network::None, outlet, code }
     }
 
-    /// A way out for one step of an install.
-    pub(super) fn outlet(&self) -> Arc<Outlet> {
-        Outlet::new(self.operator.policy(), self.transfer_mib)
+    /// Installs `wheel` of the directory `wheels` into `/out/files`. Runs nothing of it.
+    pub(super) fn unpack(&self, wheels: &Path, wheel: &str, room: &Room) -> Command {
+        let python = self.python.display().to_string();
+        let (files, path) = (format!("{OUT}/files"), format!("{WHEELS}/{wheel}"));
+        let argv = [
+            UV,
+            "pip",
+            "install",
+            "--offline",
+            "--no-index",
+            "--no-deps",
+            "--no-build",
+            "--python",
+            &python,
+            "--no-config",
+            "--no-progress",
+            "--color",
+            "never",
+            "--no-python-downloads",
+            "--link-mode",
+            "hardlink",
+            "--compile-bytecode",
+            "--target",
+            &files,
+            &path,
+        ];
+        let wheel = Bind { source: wheels.join(wheel), target: path.clone(), writable: false };
+        self.command(Reach::Nothing, &argv, room, &[wheel])
     }
 
-    /// What a run that ended so means. None: it did what it should. `outlet` was its way out.
-    pub(super) fn explain(&self, ended: Ended, output: &str, outlet: Option<&Outlet>) -> Option<Failure> {
-        let complaint = outlet.and_then(Outlet::complaint);
-        match ended {
+    /// Returns the meaning of a run that ended so; None if it did what it should.
+    /// `explain` reads its output, in which no password is left.
+    pub(super) fn explain(&self, ran: &Ran, explain: fn(&str) -> Failure) -> Option<Failure> {
+        match ran.ended {
             Ended::Exited(0) => None,
             Ended::OutOfMemory => Some(Failure::OutOfMemory { mem_mib: self.limits.mem_mb }),
             Ended::TimedOut => Some(Failure::TimedOut { runtime_s: self.limits.runtime_sec }),
-            Ended::Exited(_) | Ended::Signaled(_) => Some(match (explain(output), complaint) {
-                // uv does not repeat the outlet's reasons.
-                (Failure::Network { tail } | Failure::Other { tail }, Some(reasons)) => {
-                    Failure::Network { tail: format!("{tail}\n{reasons}") }
-                }
-                (failure, _) => failure,
-            }),
+            Ended::Exited(_) | Ended::Signaled(_) => {
+                // uv does not say that its outlet refused.
+                Some(match (explain(&self.operator.redact(&ran.output)), &ran.complaint) {
+                    (Failure::Other { tail }, Some(_)) => Failure::Network { tail },
+                    (failure, _) => failure,
+                })
+            }
         }
     }
-}
 
-/// Reads `uv`'s message. Its wording is no interface: what is not known stays
-/// readable in [`Failure::Other`].
-fn explain(output: &str) -> Failure {
-    // uv breaks lines where it likes.
-    let text = output.split_whitespace().collect::<Vec<_>>().join(" ");
-    let says = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
-    let lines: Vec<_> = output.lines().filter(|line| !line.trim().is_empty()).collect();
-    let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
-    if says(&["Failed to fetch", "error sending request", "Request failed after", "dns error"]) {
-        Failure::Network { tail }
-    } else if says(&["was not found in the package registry"]) {
-        Failure::NoSuchPackage
-    } else if says(&["there is no version of", "There is no version of"]) {
-        Failure::NoSuchVersion { newest: None }
-    } else if says(&["has no wheels with a matching", "has no usable wheels", "does not satisfy Python"]) {
-        Failure::NotForThisPython
-    } else if says(&["Failed to build", "Build backend"]) {
-        Failure::Build { tail }
-    } else {
-        Failure::Other { tail }
+    /// As [`Self::explain`], of a step that talks to no index.
+    pub(super) fn explain_other(&self, ran: &Ran) -> Option<Failure> {
+        self.explain(ran, |output| Failure::Other { tail: failure::tail(output) })
     }
-}
-
-/// The version in the plan (` + six==1.17.0`) of a run of [`Installer::ask_newest`].
-pub(super) fn newest(pin: &Pin, output: &str) -> Option<String> {
-    let mut planned = output.lines().filter_map(|line| line.trim().strip_prefix("+ "));
-    planned
-        .find_map(|line| line.parse::<Pin>().ok())
-        .filter(|found| found.name() == pin.name())
-        .map(|found| found.version().to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn each_kind_of_failure_says_what_to_do() {
-        let none = "error: No solution found when resolving dependencies\n  cause: Because there is no version of \
-                    six==99.0.0 and you require six==99.0.0, we can conclude";
-        assert_eq!(explain(none), Failure::NoSuchVersion { newest: None });
-        let name = "  cause: Because nope was not found in the package\n  registry and you require nope==1.0";
-        assert_eq!(explain(name), Failure::NoSuchPackage);
-        let network = "error: Request failed after 1 retry in 2.0s\n  cause: Failed to fetch: https://x/simple/six/\n  \
-                       cause: dns error";
-        assert!(matches!(explain(network), Failure::Network { tail } if tail.ends_with("dns error")));
-        let wheels = "cause: Because numpy==1.19.0 has no usable wheels and you require numpy==1.19.0";
-        assert_eq!(explain(wheels), Failure::NotForThisPython);
-        assert!(matches!(explain("  x Failed to build `a==1`\n"), Failure::Build { .. }));
-        assert!(matches!(explain(""), Failure::Other { .. }));
-        assert_eq!(explain(name).blame(), Blame::Function);
-        assert_eq!(explain(network).blame(), Blame::Worker);
-    }
-
-    #[test]
-    fn the_newest_version_is_read_from_the_plan() {
-        let pin: Pin = "six==99".parse().unwrap();
-        let plan = "Resolved 1 package in 5ms\nWould install 1 package\n + six==1.17.0\n";
-        assert_eq!(newest(&pin, plan).as_deref(), Some("1.17.0"));
-        assert_eq!(newest(&pin, "error"), None);
-    }
-
-    #[test]
-    fn an_installer_gets_no_environment_of_the_workers() {
-        let installer = Installer {
+    fn installer() -> Installer {
+        let mut operator = Operator::default();
+        operator.env.push(("UV_DEFAULT_INDEX".to_owned(), "https://me:hunter2@index/".to_owned()));
+        let target = "/installer/ca.pem".to_owned();
+        operator.binds.push(Bind { source: "/ca".into(), target, writable: false });
+        Installer {
             dir: "/nowhere".into(),
             uv: None,
             python: "/usr/bin/python3".into(),
             limits: Limits::default(),
-            operator: Operator::default(),
+            space: Space { mib: 100, inodes: 1000 },
+            build: BuildPolicy::All,
+            operator,
             transfer_mib: 1,
-        };
-        let command =
-            installer.install(Path::new("/x/uv"), &"six==1.16.0".parse().unwrap(), Path::new("/staging"));
-        assert_eq!(command.argv.last().unwrap(), "six==1.16.0");
-        assert!(command.env.iter().all(|(name, value)| name != "HOME" || value.starts_with("/out")));
+        }
+    }
+
+    #[test]
+    fn a_step_without_network_knows_nothing_of_the_operators() {
+        let dir = tempfile::tempdir().unwrap();
+        let room = Room::new(dir.path(), "unpack").unwrap();
+        let unpacks = installer().unpack(Path::new("/w"), "six-1.whl", &room);
+        assert_eq!(unpacks.argv.last().unwrap(), "/wheels/six-1.whl");
+        assert!(unpacks.network == Network::None && unpacks.outlet.is_none());
+        assert!(!format!("{unpacks:?}").contains("hunter2") && !format!("{unpacks:?}").contains("ca.pem"));
+        let writable: Vec<_> = unpacks.binds.iter().filter(|bind| bind.writable).collect();
+        assert!(writable.iter().all(|bind| bind.source == room.out), "{writable:?}");
+        assert!(unpacks.env.iter().all(|(name, value)| name != "HOME" || value.starts_with(OUT)));
+    }
+
+    #[test]
+    fn an_error_never_repeats_a_password_of_the_index() {
+        let output = "Failed to fetch: https://me:hunter2@index/six".to_owned();
+        let failed = Ran { ended: Ended::Exited(1), output, complaint: None };
+        let said = installer().explain(&failed, failure::explain).unwrap().to_string();
+        assert!(said.contains("index") && !said.contains("hunter2"), "{said}");
+    }
+
+    #[test]
+    fn a_list_of_names_lets_these_be_built_however_they_are_written() {
+        let policy = BuildPolicy::new(&Build::Only(vec!["Py_Thing".to_owned()]));
+        assert!(policy.allows("py-thing") && !policy.allows("other"));
         assert!(
-            command
-                .binds
-                .iter()
-                .filter(|bind| bind.writable)
-                .all(|bind| bind.source == Path::new("/staging"))
+            !BuildPolicy::new(&Build::Never).allows("py-thing") && BuildPolicy::new(&Build::All).allows("x")
         );
     }
 }

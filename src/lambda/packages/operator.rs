@@ -74,6 +74,12 @@ impl Operator {
         Arc::clone(&self.policy)
     }
 
+    /// Takes the passwords of the operator's indexes out of a text.
+    pub(super) fn redact(&self, text: &str) -> String {
+        let secrets = self.env.iter().flat_map(|(_, value)| value.split_whitespace().flat_map(secrets));
+        secrets.fold(text.to_owned(), |text, secret| text.replace(&secret, "****"))
+    }
+
     fn new(
         mirror: Option<&str>,
         hosts: &[Place],
@@ -106,6 +112,16 @@ impl Operator {
         operator.policy = Arc::new(policy(&operator.env, hosts, proxies));
         (operator, bad)
     }
+}
+
+/// Returns the passwords of one URL, as it is written and as it is meant. A user's
+/// name without one is a token, and a secret too.
+fn secrets(url: &str) -> Vec<String> {
+    let credentials = url.split_once("://").and_then(|(_, rest)| rest.split('/').next()?.rsplit_once('@'));
+    let Some((credentials, _)) = credentials else { return Vec::new() };
+    let secret = credentials.split_once(':').map_or(credentials, |(_, password)| password);
+    let meant = super::lock::percent_decoded(secret);
+    [Some(secret.to_owned()), meant].into_iter().flatten().filter(|secret| !secret.is_empty()).collect()
 }
 
 /// The places of the indexes in `env`, and the default one where none is.
@@ -180,6 +196,14 @@ mod tests {
         assert_eq!(operator(None, &vars, conf), [pair("UV_DEFAULT_INDEX", "http://uv")]);
         assert_eq!(operator(None, &vars[..1], conf), [pair("UV_DEFAULT_INDEX", "http://pip")]);
         assert_eq!(operator(None, &[], conf), [pair("UV_DEFAULT_INDEX", "http://conf")]);
+    }
+
+    #[test]
+    fn a_password_is_taken_out_in_both_its_spellings() {
+        let var = |name: &str| (name == "UV_INDEX").then(|| "own=http://u:s%40fe@index:3128".to_owned());
+        let operator = Operator::new(Some("https://token@index/simple"), &[], var, "", |_| true).0;
+        let text = operator.redact("https://token@index/simple u:s%40fe s@fe plain");
+        assert_eq!(text, "https://****@index/simple u:**** **** plain");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::abi::Abi;
 use crate::lambda::requirements::PythonVersion;
 
 /// A program is not there, or cannot be put there.
@@ -69,7 +70,7 @@ pub fn ensure_uv(dir: &Path, named: Option<&Path>, python: &Path) -> Result<Path
         std::fs::set_permissions(&uv, std::fs::Permissions::from_mode(0o755)).map_err(|e| e.to_string())?;
         std::fs::rename(&uv, tools.join("uv")).map_err(|e| e.to_string())
     });
-    std::fs::remove_dir_all(&staging).map_err(io)?;
+    crate::sandbox::foreign::remove(&staging).map_err(|error| io(error.into_io()))?;
     result.map_err(|output| ToolError::InstallUv { dir: tools.clone(), output })?;
     find_uv(dir, None)
 }
@@ -107,21 +108,42 @@ fn runs(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
+/// An interpreter's version and binary interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interpreter {
+    pub version: PythonVersion,
+    pub abi: Abi,
+}
+
 /// Asks an interpreter for its version.
 ///
 /// # Errors
-/// It cannot be run, or is none that Hosier serves.
+/// As [`interpreter`].
 pub fn python_version(python: &Path) -> Result<PythonVersion, ToolError> {
-    let ask = "import sys; print(sys.implementation.name, '%d.%d.%d' % sys.version_info[:3])";
+    interpreter(python).map(|found| found.version)
+}
+
+/// Asks an interpreter for its version and its binary interface.
+///
+/// # Errors
+/// It cannot be run, or is none that Hosier serves.
+pub fn interpreter(python: &Path) -> Result<Interpreter, ToolError> {
+    let ask = "import sys, _imp; print(sys.implementation.name, '%d.%d.%d' % sys.version_info[:3], \
+               _imp.extension_suffixes()[0])";
     let refused = |said: String| ToolError::Python { python: python.to_owned(), said };
     let output = Command::new(python).args(["-I", "-S", "-c", ask]).env_clear().output();
     let output = output.map_err(|error| refused(error.to_string()))?;
     let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    match said.strip_prefix("cpython ").and_then(PythonVersion::parse) {
-        Some(version) if (version.major, version.minor) >= (3, 9) => {
+    let words: Vec<_> = said.split(' ').collect();
+    let found = match words[..] {
+        ["cpython", version, suffix] => PythonVersion::parse(version).zip(Abi::from_suffix(suffix)),
+        _ => None,
+    };
+    match found {
+        Some((version, abi)) if (version.major, version.minor) >= (3, 9) => {
             let real = python.canonicalize().unwrap_or_else(|_| python.to_owned());
             if real.starts_with("/usr") {
-                return Ok(version);
+                return Ok(Interpreter { version, abi });
             }
             Err(ToolError::OutsideUsr { python: python.to_owned(), real })
         }
@@ -146,7 +168,9 @@ mod tests {
 
     #[test]
     fn a_program_that_is_no_python_is_named() {
-        assert!(python_version(Path::new("/usr/bin/python3")).is_ok());
+        let found = interpreter(Path::new("/usr/bin/python3")).unwrap();
+        let PythonVersion { major, minor, .. } = found.version;
+        assert!(found.abi.to_string().starts_with(&format!("cpython-{major}{minor}-")), "{found:?}");
         let elsewhere = tempfile::tempdir().unwrap();
         let python = elsewhere.path().join("python3");
         let script = "#!/bin/sh\nexec /usr/bin/python3 \"$@\"\n";

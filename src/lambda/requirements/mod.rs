@@ -2,11 +2,14 @@
 //! the exact set of packages that a function may import. Pure, but for
 //! [`load`]; every process may use it.
 
+mod hashes;
 mod marker;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-pub use crate::zygote::{BadPin, Pin, Pins, normalize};
+pub use crate::zygote::{BadPin, EntryId, Pin, Pins, normalize};
+pub use hashes::{BadSha256, Hashes, Sha256};
 pub use marker::PythonVersion;
 pub(super) use marker::holds as marker_holds;
 
@@ -16,6 +19,9 @@ pub const REQUIREMENTS_FILE: &str = "requirements.txt";
 /// The largest file that is read, in bytes, and the most pins in it.
 const SIZE_LIMIT_BYTES: u64 = 1 << 20;
 const PINS_LIMIT: usize = 1000;
+
+/// Everything that a function asks for: each pin, and the files that it accepts for it.
+pub type Requirements = BTreeMap<Pin, Hashes>;
 
 /// The file cannot be used. Says which line, what is there, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -34,41 +40,67 @@ pub enum RequirementsError {
          and set `pip_mirror` in hosier.toml if the package is not on PyPI"
     )]
     IndexOption { line: usize, text: String },
+    #[error(
+        "{REQUIREMENTS_FILE}:{line}: {text:?}: {reason}; write the hashes anew: \
+         `uv pip compile --generate-hashes requirements.in -o {REQUIREMENTS_FILE}`"
+    )]
+    BadHash { line: usize, text: String, reason: String },
+    #[error(
+        "{REQUIREMENTS_FILE}:{line}: {without} has no --hash, and {with} has one: with one hash in the file \
+         every package needs one; write them all: `uv pip compile --generate-hashes requirements.in -o \
+         {REQUIREMENTS_FILE}`, or remove them all"
+    )]
+    NoHash { line: usize, without: Box<Pin>, with: Box<Pin> },
     #[error("{REQUIREMENTS_FILE}:{line}: {second} is asked for, and {first} above it: keep one")]
-    TwoVersions { line: usize, first: Pin, second: Pin },
+    TwoVersions { line: usize, first: Box<Pin>, second: Box<Pin> },
 }
 
 /// Reads the file in `dir`; without one, nothing is asked for.
 ///
 /// # Errors
 /// It cannot be read, or a line is not a pin.
-pub fn load(dir: &Path, python: PythonVersion) -> Result<Pins, RequirementsError> {
+pub fn load(dir: &Path, python: PythonVersion) -> Result<Requirements, RequirementsError> {
     let path = dir.join(REQUIREMENTS_FILE);
     match std::fs::metadata(&path) {
         Ok(meta) if meta.len() > SIZE_LIMIT_BYTES => Err(RequirementsError::TooLarge),
         Ok(_) => parse(&std::fs::read_to_string(&path).map_err(RequirementsError::Read)?, python),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Pins::new()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Requirements::new()),
         Err(error) => Err(RequirementsError::Read(error)),
     }
 }
 
-/// The pins of a file with this text, for a base with this Python.
+/// The requirements of a file with this text, for a base with this Python.
 ///
 /// # Errors
-/// A line is neither empty, nor a comment, nor an exact pin.
-pub fn parse(text: &str, python: PythonVersion) -> Result<Pins, RequirementsError> {
-    let mut pins = Pins::new();
+/// A line is neither empty, nor a comment, nor an exact pin with or without hashes; or some pins
+/// have hashes and others have none, which is as `pip --require-hashes` has it: a file that nobody
+/// vouched for would run beside those that somebody did.
+pub fn parse(text: &str, python: PythonVersion) -> Result<Requirements, RequirementsError> {
+    let mut found = Requirements::new();
+    let mut without: Option<(usize, Pin)> = None;
     for (line, text) in logical_lines(text.trim_start_matches('\u{feff}')) {
-        let Some(pin) = read_line(line, &text, python)? else { continue };
-        if let Some(first) = pins.iter().find(|other| other.name() == pin.name() && **other != pin) {
-            return Err(RequirementsError::TwoVersions { line, first: first.clone(), second: pin });
+        let Some((pin, hashes)) = read_line(line, &text, python)? else { continue };
+        if let Some(first) = found.keys().find(|other| other.name() == pin.name() && **other != pin) {
+            return Err(RequirementsError::TwoVersions {
+                line,
+                first: Box::new(first.clone()),
+                second: Box::new(pin),
+            });
         }
-        pins.insert(pin);
-        if pins.len() > PINS_LIMIT {
+        if hashes.is_empty() && without.is_none() {
+            without = Some((line, pin.clone()));
+        }
+        found.entry(pin).or_default().extend(hashes);
+        if found.len() > PINS_LIMIT {
             return Err(RequirementsError::TooLarge);
         }
     }
-    Ok(pins)
+    match (without, found.iter().find(|(_, hashes)| !hashes.is_empty())) {
+        (Some((line, without)), Some((with, _))) => {
+            Err(RequirementsError::NoHash { line, without: Box::new(without), with: Box::new(with.clone()) })
+        }
+        _ => Ok(found),
+    }
 }
 
 /// The lines without comments, joined where one ends in a backslash, each with
@@ -102,8 +134,12 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
     out
 }
 
-/// The pin of one line; None for a line that asks for nothing here.
-fn read_line(line: usize, text: &str, python: PythonVersion) -> Result<Option<Pin>, RequirementsError> {
+/// The pin of one line and its hashes; None for a line that asks for nothing here.
+fn read_line(
+    line: usize,
+    text: &str,
+    python: PythonVersion,
+) -> Result<Option<(Pin, Hashes)>, RequirementsError> {
     let text = text.trim();
     if text.is_empty() {
         return Ok(None);
@@ -120,15 +156,20 @@ fn read_line(line: usize, text: &str, python: PythonVersion) -> Result<Option<Pi
             _ => Err(not_pinned("options are not read".to_owned())),
         };
     }
-    // Hashes follow after a space; a marker cannot contain ` --hash=`.
-    let requirement = text.split(" --hash").next().unwrap_or(text);
+    // Hashes follow after a space; a marker cannot contain ` --hash`.
+    let (requirement, options) = text.split_at(text.find(" --hash").unwrap_or(text.len()));
+    let hashes = hashes::read(options).map_err(|reason| RequirementsError::BadHash {
+        line,
+        text: text.to_owned(),
+        reason,
+    })?;
     let (requirement, marker) = match requirement.split_once(';') {
         Some((requirement, marker)) => (requirement, Some(marker)),
         None => (requirement, None),
     };
     let pin = read_pin(requirement.trim()).map_err(not_pinned)?;
     match marker.map(|marker| marker_holds(marker.trim(), python)) {
-        None | Some(Ok(true)) => Ok(Some(pin)),
+        None | Some(Ok(true)) => Ok(Some((pin, hashes))),
         Some(Ok(false)) => Ok(None),
         Some(Err(reason)) => Err(not_pinned(format!("its marker is not understood ({reason})"))),
     }
@@ -162,18 +203,34 @@ mod tests {
     const PYTHON: PythonVersion = PythonVersion { major: 3, minor: 11, micro: 2 };
 
     fn read(text: &str) -> Result<Vec<String>, String> {
-        let pins = parse(text, PYTHON).map_err(|error| error.to_string())?;
-        Ok(pins.iter().map(ToString::to_string).collect())
+        let found = parse(text, PYTHON).map_err(|error| error.to_string())?;
+        Ok(found.keys().map(ToString::to_string).collect())
+    }
+
+    /// A digest as 64 hexadecimal digits.
+    fn digest(byte: &str) -> String {
+        byte.repeat(32)
     }
 
     #[test]
     fn what_pip_compile_writes_is_read() {
-        let text = "\u{feff}#\n# This file is autogenerated\r\n\nNumPy==2.1.0 \\\n    --hash=sha256:aa \\\n    \
-                    --hash=sha256:bb\n    # via pandas\npandas==2.2.3  # why\nrequests[socks,security] == 2.32.0 ; \
-                    python_version >= \"3.8\" --hash=sha256:cc\ncolorama==0.4.6 ; sys_platform == 'win32'\n\
-                    zope_interface==6.0\nzope.interface==6.0";
+        let [a, b, c] = ["aa", "bb", "cc"].map(digest);
+        let text = format!(
+            "\u{feff}#\n# This file is autogenerated\r\n\nNumPy==2.1.0 \\\n    --hash=sha256:{a} \\\n    \
+             --hash=sha256:{b}\n    # via pandas\npandas==2.2.3 --hash sha256:{a}  # why\n\
+             requests[socks,security] == 2.32.0 ; python_version >= \"3.8\" --hash=sha256:{c}\n\
+             colorama==0.4.6 ; sys_platform == 'win32'\nzope_interface==6.0 --hash=sha256:{b}\n\
+             zope.interface==6.0 --hash=sha256:{c}"
+        );
         let pins = ["numpy==2.1.0", "pandas==2.2.3", "requests==2.32.0", "zope-interface==6.0"];
-        assert_eq!(read(text).unwrap(), pins);
+        assert_eq!(read(&text).unwrap(), pins);
+        assert_eq!(read("NumPy==2.1.0\npandas==2.2.3  # why").unwrap(), pins[..2]);
+        let found = parse(&text, PYTHON).unwrap();
+        let hashes = |pin: &str| -> Vec<String> {
+            found[&pin.parse::<Pin>().unwrap()].iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(hashes("numpy==2.1.0"), [a.clone(), b.clone()]);
+        assert_eq!((hashes("pandas==2.2.3"), hashes("zope-interface==6.0")), (vec![a], vec![b, c]));
         assert!(read("\n# nothing\n").unwrap().is_empty());
     }
 
@@ -208,6 +265,29 @@ mod tests {
                 "{text}: {error}"
             );
         }
+    }
+
+    #[test]
+    fn a_hash_that_cannot_be_checked_names_its_line() {
+        let digest = digest("ab");
+        for text in [
+            format!("six==1 --hash=sha256:{}", &digest[2..]),
+            format!("six==1 --hash=sha512:{digest}{digest}"),
+            format!("six==1 --hash=sha256:{digest} --pre"),
+            format!("six==1 --hashes=sha256:{digest}"),
+        ] {
+            let error = read(&format!("\n{text}")).unwrap_err();
+            assert!(error.contains("requirements.txt:2") && error.contains("--generate-hashes"), "{error}");
+        }
+    }
+
+    #[test]
+    fn with_one_hash_every_package_needs_one() {
+        let digest = digest("ab");
+        let error = read(&format!("a==1 --hash=sha256:{digest}\nb==2\nc==3")).unwrap_err();
+        assert!(["txt:2", "b==2 has no", "a==1 has one"].iter().all(|part| error.contains(part)), "{error}");
+        let elsewhere = format!("a==1 --hash=sha256:{digest}\nb==2; sys_platform == 'win32'");
+        assert_eq!(read(&elsewhere).unwrap(), ["a==1"]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use hosier_zygote::birth::{Birth, Extent};
 use hosier_zygote::sys::process::kill_pidfd;
 use hosier_zygote::sys::socket::{self, MAX_FDS};
 use hosier_zygote::wire;
+use nix::errno::Errno;
 use tokio::sync::{oneshot, watch};
 
 use super::{Ask, Tell};
@@ -20,6 +21,10 @@ use crate::sandbox::error::{About, During};
 
 /// Longest wait for a fresh process to run its program.
 const START_BOUND: Duration = Duration::from_secs(30);
+
+/// Number of receipts that may fail in a row, with a pause each: half a minute.
+const RECEIVE_FAILURES: u32 = 3000;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// A fresh process, as the worker knows it.
 #[derive(Debug)]
@@ -81,7 +86,7 @@ impl Spawner {
             return Err(SandboxError::Protocol("a start larger than a message may be"));
         }
         let asked = async {
-            self.0.channel.send(&message, fds).await.map_err(|_| SandboxError::SpawnerGone)?;
+            self.ask(&message, fds).await?;
             started.await.unwrap_or(Err(SandboxError::SpawnerGone))
         };
         let answer = tokio::time::timeout(START_BOUND, asked).await;
@@ -103,7 +108,7 @@ impl Spawner {
         self.0.waiting().insert(id, Waiting::Map(sender));
         let message = wire::encode(&Ask::Map { id, extents });
         let asked = async {
-            self.0.channel.send(&message, &[]).await.map_err(|_| SandboxError::SpawnerGone)?;
+            self.ask(&message, &[]).await?;
             mapped.await.unwrap_or(Err(SandboxError::SpawnerGone))
         };
         let answer = tokio::time::timeout(START_BOUND, asked).await;
@@ -121,8 +126,16 @@ impl Spawner {
         let (ours, theirs) = socket::seqpacket_pair().during("a socket for network namespaces")?;
         let message = wire::encode(&Ask::Nets { id, count });
         let fds = [theirs.as_raw_fd(), member.as_raw_fd()];
-        self.0.channel.send(&message, &fds).await.map_err(|_| SandboxError::SpawnerGone)?;
+        self.ask(&message, &fds).await?;
         Channel::new(ours).about("a socket for network namespaces")
+    }
+
+    /// Sends one message. A failure is this request's alone, unless the spawner is gone.
+    async fn ask(&self, message: &[u8], fds: &[RawFd]) -> Result<(), SandboxError> {
+        match self.0.channel.send(message, fds).await {
+            Err(error) if is_gone(&error) => Err(SandboxError::SpawnerGone),
+            sent => sent.about("the spawner's socket"),
+        }
     }
 
     /// Resolves when the spawner is gone, and with it every sandbox.
@@ -153,12 +166,18 @@ impl Shared {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hear(&self, message: Tell, fds: Vec<OwnedFd>) {
+    /// Takes one message. Gives the process to be ended whose pidfd did not arrive.
+    fn hear(&self, message: Tell, fds: Vec<OwnedFd>) -> Option<u64> {
         match message {
             Tell::Started { id } => {
                 let (end, ended) = oneshot::channel();
                 let waiting = self.waiting().insert(id, Waiting::End(end));
-                let Some(pidfd) = fds.into_iter().next() else { return };
+                let Some(pidfd) = fds.into_iter().next() else {
+                    if let Some(Waiting::Start(sender)) = waiting {
+                        let _ = sender.send(Err(no_descriptor()));
+                    }
+                    return Some(id);
+                };
                 let process = Process { pidfd, ended };
                 let unwanted = match waiting {
                     Some(Waiting::Start(sender)) => sender.send(Ok(process)).err().and_then(Result::ok),
@@ -171,8 +190,8 @@ impl Shared {
             }
             Tell::Mapped { id } => {
                 let waiting = self.waiting().remove(&id);
-                if let (Some(Waiting::Map(sender)), Some(namespace)) = (waiting, fds.into_iter().next()) {
-                    let _ = sender.send(Ok(namespace));
+                if let Some(Waiting::Map(sender)) = waiting {
+                    let _ = sender.send(fds.into_iter().next().ok_or_else(no_descriptor));
                 }
             }
             // Whoever asked may have gone away meanwhile.
@@ -181,25 +200,57 @@ impl Shared {
                 Some(Waiting::Map(sender)) => drop(sender.send(Err(failure.into()))),
                 Some(Waiting::End(_)) | None => {}
             },
-            Tell::Ended { id, status } => {
-                if let Some(Waiting::End(sender)) = self.waiting().remove(&id) {
-                    let _ = sender.send(status);
-                }
-            }
+            Tell::Ended { id, status } => match self.waiting().remove(&id) {
+                Some(Waiting::End(sender)) => drop(sender.send(status)),
+                // Its start could not be told, so that the spawner ended it.
+                Some(Waiting::Start(sender)) => drop(sender.send(Err(SandboxError::Ended))),
+                Some(Waiting::Map(_)) | None => {}
+            },
         }
+        None
     }
 }
 
+/// The kernel dropped a descriptor for which this process had no room.
+fn no_descriptor() -> SandboxError {
+    let source = Errno::EMFILE.into();
+    SandboxError::File { path: "a descriptor of the spawner's".into(), source }
+}
+
+fn is_gone(error: &std::io::Error) -> bool {
+    error.raw_os_error().is_some_and(|errno| socket::is_gone(Errno::from_raw(errno)))
+}
+
+/// Hears until the spawner is gone. A `recvmsg` that fails for want of memory is tried again.
 async fn listen(shared: Arc<Shared>) {
     let mut buffer = vec![0; wire::MAX_MESSAGE];
-    while let Ok(received) = shared.channel.receive(&mut buffer).await {
-        if received.len == 0 {
-            break;
-        }
-        if let Ok(message) = wire::decode(&buffer[..received.len]) {
-            shared.hear(message, received.fds);
+    let mut failures = 0;
+    loop {
+        let received = match shared.channel.receive(&mut buffer).await {
+            Ok(received) if received.len == 0 => break,
+            Ok(received) => received,
+            Err(error) if is_gone(&error) || failures >= RECEIVE_FAILURES => break,
+            Err(error) => {
+                if failures == 0 {
+                    tracing::warn!(%error, "the spawner cannot be heard for now");
+                }
+                failures += 1;
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        failures = 0;
+        let Ok(message) = wire::decode(&buffer[..received.len]) else { continue };
+        if let Some(id) = shared.hear(message, received.fds) {
+            let spawner = Spawner(Arc::clone(&shared));
+            // Not here: while the spawner waits for this task to read, it reads nothing.
+            tokio::spawn(async move { spawner.ask(&wire::encode(&Ask::Kill { id }), &[]).await });
         }
     }
     shared.waiting().clear();
     shared.gone.send_replace(true);
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

@@ -13,10 +13,13 @@
 //!   (dies) ───── end of stream ────▶ kill all, reap, remove cgroups and run dir, exit
 //! ```
 //!
+//! No failed system call ends either side: it fails the one request that it was made for.
+//!
 //! It is forked before the runtime's threads exist. When the worker dies it sees
 //! its socket close; when it dies itself, the kernel kills all of its pid namespace.
 
 mod client;
+mod outbox;
 mod process;
 
 pub use client::Spawner;
@@ -35,6 +38,8 @@ enum Ask {
     /// Network namespaces. Descriptors: the socket where they come out, a pidfd of a
     /// process in the user namespace that they will belong to.
     Nets { id: u64, count: u32 },
+    /// The end of a started process whose pidfd did not arrive.
+    Kill { id: u64 },
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -1,22 +1,26 @@
 //! The spawner's side: a loop over its socket and its children. One thread; it
 //! outlives the worker by the time that clearing up takes.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
 
 use hosier_zygote::birth;
 use hosier_zygote::nets;
 use hosier_zygote::sys::mount::{Attr, FsContext};
 use hosier_zygote::sys::process::{self, CloneOptions, Forked, fork_into};
 use hosier_zygote::sys::{privilege, socket};
-use hosier_zygote::wire;
+use hosier_zygote::wire::{self, Failure, Step};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::outbox::{Gone, Outbox, RETRY_MS};
 use super::{Ask, Tell};
 use crate::sandbox::SandboxError;
 use crate::sandbox::cgroup::{Group, Hierarchies};
 use crate::sandbox::error::During;
+use crate::sandbox::foreign;
 use crate::sandbox::ids::Claims;
 use crate::sandbox::quotas;
 
@@ -46,19 +50,14 @@ impl Leftovers {
                 wrong.push(error.to_string());
             }
         }
-        // The mounts below are the worker's views of the host's files. Only an
-        // empty mount point is taken away, so no removal can ever follow one.
+        // The mounts below are the worker's views of the host's files.
         while nix::mount::umount2(&self.mnt, nix::mount::MntFlags::MNT_DETACH).is_ok() {}
-        match std::fs::remove_dir(&self.mnt) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                wrong.push(format!("{}: {error}", self.mnt.display()));
+        // The removal enters no mount; a directory that holds one can still be renamed.
+        if let Err(error) = foreign::remove(&self.run) {
+            match foreign::set_aside(&self.run) {
+                Ok(aside) => eprintln!("hosier: {error}; it is out of the way as {}", aside.display()),
+                Err(_) => wrong.push(error.to_string()),
             }
-            _ => match std::fs::remove_dir_all(&self.run) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    wrong.push(format!("{}: {error}", self.run.display()));
-                }
-                _ => {}
-            },
         }
         if let Some(socket) = &self.socket {
             match std::fs::remove_file(socket) {
@@ -102,70 +101,118 @@ pub fn start(leftovers: Leftovers, claims: &Claims) -> Result<(OwnedFd, OwnedFd)
 struct Child {
     id: u64,
     pid: i32,
-    pidfd: OwnedFd,
+    pidfd: Rc<OwnedFd>,
 }
+
+/// Number of times in a row that a call on the worker's socket may fail: with a pause
+/// each, half a minute.
+const FAILURES: u32 = 3000;
 
 /// Serves until the worker is gone.
 fn run(socket: &OwnedFd) {
-    let proc = match own_proc() {
-        Ok(proc) => proc,
-        Err(_) => return,
-    };
+    let Ok(proc) = own_proc() else { return };
     let mut children: Vec<Child> = Vec::new();
+    let mut outbox = Outbox::default();
     let mut buffer = vec![0; wire::MAX_MESSAGE];
+    let mut failures = 0;
     loop {
-        let mut ready: Vec<_> = std::iter::once(socket.as_fd())
-            .chain(children.iter().map(|child| child.pidfd.as_fd()))
-            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+        let wanted = if outbox.is_full() { PollFlags::empty() } else { PollFlags::POLLIN };
+        let mut ready: Vec<_> = std::iter::once(PollFd::new(socket.as_fd(), wanted))
+            .chain(children.iter().map(|child| PollFd::new(child.pidfd.as_fd(), PollFlags::POLLIN)))
             .collect();
-        match poll(&mut ready, PollTimeout::NONE) {
-            Ok(_) => {}
-            Err(Errno::EINTR) => continue,
-            Err(_) => return,
-        }
+        let timeout = if outbox.is_empty() { PollTimeout::NONE } else { RETRY_MS.into() };
+        let polled = poll(&mut ready, timeout);
         let asked = ready[0].any().unwrap_or(false);
         let ended = ready[1..].iter().any(|fd| fd.any().unwrap_or(false));
-        if ended && !reap(socket, &mut children) {
-            return;
-        }
-        if asked && !serve(socket, &mut buffer, proc.as_fd(), &mut children) {
-            return;
+        let served = match polled {
+            Err(Errno::EINTR) => continue,
+            Err(_) => Err(Trouble::Passing),
+            Ok(_) => (|| {
+                if ended {
+                    reap(socket, &mut outbox, &mut children)?;
+                }
+                if asked {
+                    serve(socket, &mut outbox, &mut buffer, proc.as_fd(), &mut children)?;
+                }
+                Ok(outbox.flush(socket)?)
+            })(),
+        };
+        match served {
+            Ok(()) => failures = 0,
+            Err(Trouble::Passing) if failures < FAILURES => {
+                failures += 1;
+                std::thread::sleep(Duration::from_millis(RETRY_MS.into()));
+            }
+            Err(_) => return,
         }
     }
 }
 
-/// Serves one message; false when the worker is gone.
-fn serve(socket: &OwnedFd, buffer: &mut [u8], proc: BorrowedFd<'_>, children: &mut Vec<Child>) -> bool {
-    let Ok(message) = socket::receive(socket.as_fd(), buffer) else { return false };
-    if message.len == 0 {
-        return false;
+/// A reason not to have served.
+enum Trouble {
+    /// The worker is gone.
+    Gone,
+    /// A call failed for want of memory or descriptors; the next one may not.
+    Passing,
+}
+
+impl From<Gone> for Trouble {
+    fn from(Gone: Gone) -> Self {
+        Trouble::Gone
     }
+}
+
+/// Serves one message.
+fn serve(
+    socket: &OwnedFd,
+    outbox: &mut Outbox,
+    buffer: &mut [u8],
+    proc: BorrowedFd<'_>,
+    children: &mut Vec<Child>,
+) -> Result<(), Trouble> {
+    let message = match socket::receive(socket.as_fd(), buffer) {
+        Ok(message) if message.len == 0 => return Err(Trouble::Gone),
+        Ok(message) => message,
+        Err(error) if socket::is_gone(error.errno) => return Err(Trouble::Gone),
+        Err(_) => return Err(Trouble::Passing),
+    };
     // The worker is trusted; what does not decode is a bug that its timeout tells.
-    let (id, birth) = match wire::decode(&buffer[..message.len]) {
-        Ok(Ask::Start { id, birth }) => (id, birth),
-        Ok(Ask::Map { id, extents }) => {
-            return match birth::user_namespace(&extents, proc) {
-                Ok(namespace) => tell(socket, &Tell::Mapped { id }, &[namespace.as_raw_fd()]),
-                Err(failure) => tell(socket, &Tell::Failed { id, failure }, &[]),
-            };
+    let Ok(ask) = wire::decode(&buffer[..message.len]) else { return Ok(()) };
+    let started = match ask {
+        // This process has no room for the descriptors: the kernel has dropped some.
+        Ask::Start { id, .. } if message.truncated => {
+            Err((id, Failure { step: Step::Message, errno: Errno::EMFILE as i32 }))
         }
-        Ok(Ask::Nets { id, count }) => {
+        Ask::Start { id, birth } => match birth::spawn(birth, message.fds, proc) {
+            Ok(born) => Ok(Child { id, pid: born.pid, pidfd: Rc::new(born.pidfd) }),
+            // It killed or ended itself: not a child to report again.
+            Err(failure) => Err((id, failure)),
+        },
+        Ask::Map { id, extents } => match birth::user_namespace(&extents, proc) {
+            Ok(namespace) => {
+                return Ok(outbox.tell(socket, &Tell::Mapped { id }, Some(Rc::new(namespace)))?);
+            }
+            Err(failure) => Err((id, failure)),
+        },
+        Ask::Nets { id, count } => {
             // Its end is told by its own socket; it is a child to be reaped like any other.
             children.extend(make_nets(id, count, message.fds));
-            return true;
+            return Ok(());
         }
-        Err(_) => return true,
+        Ask::Kill { id } => {
+            if let Some(child) = children.iter().find(|child| child.id == id) {
+                let _ = process::kill_pidfd(child.pidfd.as_fd());
+            }
+            return Ok(());
+        }
     };
-    match birth::spawn(birth, message.fds, proc) {
-        Ok(born) => {
-            let told = tell(socket, &Tell::Started { id }, &[born.pidfd.as_raw_fd()]);
-            children.push(Child { id, pid: born.pid, pidfd: born.pidfd });
-            told
+    match started {
+        Ok(child) => {
+            let told = outbox.tell(socket, &Tell::Started { id: child.id }, Some(Rc::clone(&child.pidfd)));
+            children.push(child);
+            Ok(told?)
         }
-        Err(failure) => {
-            // It killed or ended itself: not a child to report again.
-            tell(socket, &Tell::Failed { id, failure }, &[])
-        }
+        Err((id, failure)) => Ok(outbox.tell(socket, &Tell::Failed { id, failure }, None)?),
     }
 }
 
@@ -173,26 +220,20 @@ fn serve(socket: &OwnedFd, buffer: &mut [u8], proc: BorrowedFd<'_>, children: &m
 fn make_nets(id: u64, count: u32, fds: Vec<OwnedFd>) -> Option<Child> {
     let [worker, member] = <[OwnedFd; 2]>::try_from(fds).ok()?;
     match fork_into(&CloneOptions::default()).ok()? {
-        Forked::Parent { pid, pidfd } => Some(Child { id, pid, pidfd }),
+        Forked::Parent { pid, pidfd } => Some(Child { id, pid, pidfd: Rc::new(pidfd) }),
         Forked::Child => nets::make(&worker, &member, count),
     }
 }
 
-/// Collects every child that ended; false when the worker is gone.
-fn reap(socket: &OwnedFd, children: &mut Vec<Child>) -> bool {
+/// Collects every child that ended.
+fn reap(socket: &OwnedFd, outbox: &mut Outbox, children: &mut Vec<Child>) -> Result<(), Gone> {
     while let Ok(Some((pid, status))) = process::wait_any(false) {
         if let Some(at) = children.iter().position(|child| child.pid == pid) {
             let child = children.swap_remove(at);
-            if !tell(socket, &Tell::Ended { id: child.id, status }, &[]) {
-                return false;
-            }
+            outbox.tell(socket, &Tell::Ended { id: child.id, status }, None)?;
         }
     }
-    true
-}
-
-fn tell(socket: &OwnedFd, message: &Tell, fds: &[i32]) -> bool {
-    socket::send(socket.as_fd(), &wire::encode(message), fds).is_ok()
+    Ok(())
 }
 
 /// A mount of this pid namespace's `/proc`, attached nowhere: `/proc` itself

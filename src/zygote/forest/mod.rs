@@ -43,7 +43,7 @@ mod watch;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use hosier_zygote::birth::{Pid1, Role};
@@ -78,6 +78,12 @@ pub trait Packages: Send + Sync {
     fn modules(&self, pin: &Pin) -> Vec<String>;
     /// Normalised names of what it depends on.
     fn requires(&self, pin: &Pin) -> Vec<String>;
+    /// Looks whether the files of these packages are as they were installed. What was looked at lately
+    /// is not looked at again; after a failure that is `sooner`. Blocks.
+    ///
+    /// # Errors
+    /// The first that is damaged or not there, and which file of it.
+    fn check(&self, pins: &Pins, sooner: bool) -> Result<(), (Pin, String)>;
 }
 
 /// What a forest is made of.
@@ -372,16 +378,54 @@ impl Forest {
 
     /// The mounts of a set of packages, shared by all who need the same.
     fn view(&self, pins: &Pins) -> Result<Arc<View>, ZygoteError> {
-        let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(view) = self.views().get(pins).and_then(Weak::upgrade) {
+            return Ok(view);
+        }
+        self.check(pins, false)?;
+        let mut views = self.views();
         if let Some(view) = views.get(pins).and_then(Weak::upgrade) {
             return Ok(view);
         }
         views.retain(|_, view| view.strong_count() > 0);
         let entries: Vec<_> =
             pins.iter().map(|pin| (self.parts.packages.directory(pin), pin.to_string())).collect();
-        let view = View::new(&self.parts.sandboxes.base, &entries)?;
+        let view = match View::new(&self.parts.sandboxes.base, &entries) {
+            Ok(view) => view,
+            Err(error) => {
+                drop(views);
+                // An entry was taken away since it was looked at.
+                self.check(pins, true)?;
+                return Err(error.into());
+            }
+        };
         views.insert(pins.clone(), Arc::downgrade(&view));
         Ok(view)
+    }
+
+    fn views(&self) -> MutexGuard<'_, HashMap<Pins, Weak<View>>> {
+        self.views.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check(&self, pins: &Pins, sooner: bool) -> Result<(), ZygoteError> {
+        let checked = self.parts.packages.check(pins, sooner);
+        checked.map_err(|(pin, damage)| ZygoteError::Damaged { pin, damage })
+    }
+
+    /// Uses no longer what was made with these entries of the package store: the views that show them
+    /// and the nodes that may have imported from them. Leaves that run stay as they are.
+    pub async fn discard(&self, damaged: &[Pin]) {
+        let has = |pins: &Pins| damaged.iter().any(|pin| pins.contains(pin));
+        if damaged.is_empty() {
+            return;
+        }
+        self.views().retain(|pins, _| !has(pins));
+        for tree in self.trees.lock().await.values() {
+            let gone: Vec<_> = tree.entries().extract_if(.., |entry| has(&entry.closure)).collect();
+            for entry in gone {
+                tracing::info!(node = entry.id, "a node with a damaged package is let go");
+                entry.let_go();
+            }
+        }
     }
 
     /// Grows the roots of a network ahead of its first request.

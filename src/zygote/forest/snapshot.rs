@@ -64,7 +64,7 @@ impl Entry {
     }
 
     /// Ends its zygote, as soon as the leaves that live under it are gone.
-    fn let_go(&self) {
+    pub(super) fn let_go(&self) {
         self.blanks().clear();
         let mut state = self.state();
         state.replicas.clear();

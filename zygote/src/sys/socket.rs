@@ -40,6 +40,20 @@ pub fn want_credentials(socket: BorrowedFd<'_>) -> Result<()> {
     nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::PassCred, &true).named("setsockopt")
 }
 
+/// Whether a failed call says that the peer is gone, or that the socket is of no use.
+/// Every other errno is of one message: memory, descriptors or buffers were short.
+pub fn is_gone(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::EPIPE
+            | Errno::ECONNRESET
+            | Errno::ENOTCONN
+            | Errno::ESHUTDOWN
+            | Errno::EBADF
+            | Errno::ENOTSOCK
+    )
+}
+
 /// What arrived with some bytes.
 #[derive(Debug, Default)]
 pub struct Received {
