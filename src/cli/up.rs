@@ -64,9 +64,9 @@ pub fn run(args: &UpArgs) -> Result<(), CliError> {
     clear_dead_deploys(&place, &Hierarchies::detect().map_err(SandboxError::from)?);
     let foundation = Foundation::lay(&site)?;
     let leftovers = foundation.leftovers();
+    hosier_zygote::sys::memory::give_back_blocks_from(GIVE_BACK_BYTES);
     // The spawner is forked: threads may begin.
     foreign::sweep(&place.worker);
-    hosier_zygote::sys::memory::give_back_blocks_from(GIVE_BACK_BYTES);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.worker_threads)
         .enable_all()
@@ -202,8 +202,8 @@ fn worker(
         forest: Arc::clone(forest),
         sandboxes: Arc::clone(sandboxes),
         idle: Arc::new(IdleInstances::default()),
-        packages,
         places: Arc::new(Places::new(settings.sandbox.queue_max_wait)),
+        packages,
         limits: settings.limits,
         network: settings.sandbox.network,
         pause_after: settings.sandbox.pause_after,

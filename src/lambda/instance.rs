@@ -50,8 +50,8 @@ pub struct Shared {
     pub forest: Arc<Forest>,
     pub sandboxes: Arc<Sandboxes>,
     pub idle: Arc<IdleInstances>,
-    pub packages: Packages<Sandboxes>,
     pub places: Arc<Places>,
+    pub packages: Packages<Sandboxes>,
     pub limits: Limits,
     pub network: Network,
     pub pause_after: Duration,
@@ -143,7 +143,7 @@ impl Task {
         let snapshot = snapshot(&version, &log, limits, &env).map(Arc::new);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let modules = Arc::new(OwnModules::new(version.head.clone()));
-        let pins = version.pins.clone();
+        let (pins, state) = (version.pins.clone(), State::Empty);
         Self {
             shared,
             version,
@@ -155,7 +155,7 @@ impl Task {
             snapshot,
             id,
             mends: 0,
-            state: State::Empty,
+            state,
             acquired: Instant::now(),
         }
     }
@@ -222,11 +222,11 @@ impl Task {
         if let Ok(answer) = &answer {
             steps::tell(&span, &answer.timings);
         }
+        job.turn.end();
         let failed = match &answer {
             Ok(answer) => answer.status >= 500,
             Err(error) => matches!(error, InvokeError::Died { .. } | InvokeError::Protocol { .. }),
         };
-        job.turn.end();
         let _ = job.reply.send(answer);
         // Whoever waits for the answer goes first: to end a sandbox, and to make the next
         // one's, takes system calls.
@@ -332,6 +332,7 @@ impl Task {
             ZygoteError::Sandbox(SandboxError::Full { limit }) => InvokeError::NoSandbox { limit },
             error => InvokeError::Sandbox(error.to_string()),
         })?;
+        self.acquired = Instant::now();
         if let Some(output) = leaf.take_output() {
             self.log.follow(output);
         }
@@ -344,9 +345,8 @@ impl Task {
         Ok((Box::new(leaf), start, Some(spent)))
     }
 
-    async fn start(&mut self, turn: &Turn) -> Result<Result<(Leaf, Spent), ZygoteError>, InvokeError> {
+    async fn start(&self, turn: &Turn) -> Result<Result<(Leaf, Spent), ZygoteError>, InvokeError> {
         let permit = self.place(turn).await?;
-        self.acquired = Instant::now();
         let need = Need {
             pins: &self.pins,
             modules: &self.modules,
