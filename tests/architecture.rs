@@ -58,7 +58,7 @@ const BY_PATH: [&str; 17] = [
 
 /// Files among them that may call some of these, and the directory that they do it on: one
 /// that no sandbox can write.
-const OWN_DIRECTORIES: [(&str, &[&str], &str); 10] = [
+const OWN_DIRECTORIES: [(&str, &[&str], &str); 9] = [
     (
         "src/lambda/code.rs",
         &["fs::read_dir(", "File::open("],
@@ -76,7 +76,6 @@ const OWN_DIRECTORIES: [(&str, &[&str], &str); 10] = [
     ),
     ("src/lambda/packages/entries.rs", &["fs::read(", "fs::read_dir("], "descriptions that the worker wrote"),
     ("src/lambda/packages/step.rs", &["File::open("], "an install's own directory, to lock it"),
-    ("src/lambda/packages/takeover.rs", &["fs::read("], "descriptions that a worker wrote"),
     ("src/lambda/packages/operator.rs", &["fs::read_to_string("], "pip's configuration on the host"),
     ("src/lambda/packages/tools.rs", &["fs::metadata(", "fs::set_permissions("], "the operator's tools"),
     (

@@ -20,7 +20,7 @@ use crate::lambda::function::Floor;
 use crate::lambda::packages::{Installer, Packages, interpreter, python_version};
 use crate::lambda::registry::Registry;
 use crate::lambda::tree::Bounds;
-use crate::lambda::{Compiler, IdleInstances, Shared, Terms, Versions, Worker};
+use crate::lambda::{Compiler, IdleInstances, Places, Shared, Terms, Versions, Worker};
 use crate::sandbox::cgroup::Hierarchies;
 use crate::sandbox::{Limits, SandboxError, Sandboxes, foreign, host, quotas};
 use crate::settings::{self, Rootfs, Settings, Tree};
@@ -34,6 +34,8 @@ const READY_BOUND: Duration = Duration::from_secs(60);
 const VERIFY_BOUND: Duration = Duration::from_secs(1800);
 /// How long a stop waits for the spawner to clear up.
 pub const CLEAR_BOUND: Duration = Duration::from_secs(20);
+/// Bytes of a block from which on its memory goes back to the kernel when it is freed: bodies.
+const GIVE_BACK_BYTES: i32 = 128 * 1024;
 
 /// Runs a worker, here or detached.
 ///
@@ -64,6 +66,7 @@ pub fn run(args: &UpArgs) -> Result<(), CliError> {
     let leftovers = foundation.leftovers();
     // The spawner is forked: threads may begin.
     foreign::sweep(&place.worker);
+    hosier_zygote::sys::memory::give_back_blocks_from(GIVE_BACK_BYTES);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.worker_threads)
         .enable_all()
@@ -200,6 +203,7 @@ fn worker(
         sandboxes: Arc::clone(sandboxes),
         idle: Arc::new(IdleInstances::default()),
         packages,
+        places: Arc::new(Places::new(settings.sandbox.queue_max_wait)),
         limits: settings.limits,
         network: settings.sandbox.network,
         pause_after: settings.sandbox.pause_after,
@@ -212,6 +216,7 @@ fn worker(
         shared,
         registry_cache: settings.registry_cache,
         queue_len: settings.sandbox.queue_len,
+        queue_max_wait: settings.sandbox.queue_max_wait,
     };
     let limit = settings.log_limit_kib.unwrap_or(0) * 1024;
     Ok(Worker::new(floor, Arc::clone(stats), place.logs(), limit))
@@ -252,7 +257,9 @@ fn http(settings: &Settings, access: Access) -> trigger::HttpSettings {
         body_timeout: settings.http.body_timeout,
         total_timeout: settings.http.total_timeout,
         body_limit_bytes: settings.http.body_limit_bytes.min(hosier_zygote::wire::MAX_BODY),
+        body_budget_bytes: settings.http.body_budget_bytes,
         max_connections: settings.http.max_connections,
+        max_pending: settings.http.max_pending,
         stop_timeout: settings.stop_timeout,
         access,
     }

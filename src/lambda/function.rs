@@ -2,7 +2,7 @@
 //! current and hands requests on to its instance. Runs in the worker.
 //!
 //! ```text
-//! invoke ──▶ queue (bounded: 429) ──▶ task: code older than registry_cache_ms? look again
+//! invoke ──▶ queue (bounded in length and time: 429) ──▶ task: code older than registry_cache_ms? look again
 //!                                       │     changed: new version, new instance; the old one
 //!                                       │     serves what it has, ends, and only then its code goes
 //!                                       ▼
@@ -17,8 +17,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::instance::{Instance, Job, Shared};
+use super::line::{Line, Turn};
 use super::log::FunctionLog;
 use super::registry::{Fingerprint, Registry};
 use super::{Answer, Blame, CodeError, FunctionName, Invocation, InvokeError, Terms, Version, Versions};
@@ -32,6 +34,8 @@ pub struct Floor {
     pub shared: Shared,
     pub registry_cache: Duration,
     pub queue_len: usize,
+    /// Longest wait of a request before it begins.
+    pub queue_max_wait: Duration,
 }
 
 /// A function's queue.
@@ -39,6 +43,7 @@ pub struct Floor {
 pub struct Function {
     name: FunctionName,
     queue: mpsc::Sender<Job>,
+    line: Arc<Line>,
     limit: usize,
     removed: Arc<Notify>,
 }
@@ -49,16 +54,18 @@ impl Function {
         let limit = floor.queue_len.max(1);
         let (queue, inbox) = mpsc::channel(limit);
         let removed = Arc::new(Notify::new());
+        let line = Line::new(floor.queue_max_wait, Arc::clone(&floor.shared.places));
         let task = Task {
             name: name.clone(),
             floor,
             log,
+            line: Arc::clone(&line),
             code: Code::Unknown,
             retired: JoinSet::new(),
             removed: Arc::clone(&removed),
         };
         tokio::spawn(task.run(inbox));
-        Self { name, queue, limit, removed }
+        Self { name, queue, line, limit, removed }
     }
 
     /// Its code was removed: its sandbox goes, after the request that it serves.
@@ -77,9 +84,10 @@ impl Function {
     /// See [`InvokeError`].
     pub async fn invoke(&self, invocation: Invocation) -> Result<Answer, InvokeError> {
         let (reply, answer) = oneshot::channel();
-        let job = Job { invocation, queued: Instant::now(), reply };
+        let turn = self.line.enter(invocation).map_err(|_| self.too_slow())?;
+        let job = Job { turn: Arc::clone(&turn), reply };
         match self.queue.try_send(job) {
-            Ok(()) => answer.await.unwrap_or(Err(InvokeError::Stopping)),
+            Ok(()) => self.answer(&Leaving(turn), answer).await,
             Err(mpsc::error::TrySendError::Full(_)) => {
                 Err(InvokeError::QueueFull { function: self.name.to_string(), limit: self.limit })
             }
@@ -88,12 +96,44 @@ impl Function {
             }
         }
     }
+
+    /// The answer; a request that does not begin within the bound is refused then. The first in
+    /// the line needs no clock: what it waits for has bounds of its own.
+    async fn answer(
+        &self,
+        Leaving(turn): &Leaving,
+        mut answer: oneshot::Receiver<Result<Answer, InvokeError>>,
+    ) -> Result<Answer, InvokeError> {
+        while !turn.is_first() {
+            match timeout(self.line.bound(), &mut answer).await {
+                Ok(answer) => return answer.unwrap_or(Err(InvokeError::Stopping)),
+                Err(_) if self.line.is_preparing() => {}
+                Err(_) if turn.give_up() => return Err(self.too_slow()),
+                Err(_) => break,
+            }
+        }
+        answer.await.unwrap_or(Err(InvokeError::Stopping))
+    }
+
+    fn too_slow(&self) -> InvokeError {
+        InvokeError::QueueSlow { function: self.name.to_string(), bound: self.line.bound() }
+    }
+}
+
+/// A client's end of a turn: one that leaves gives up what has not begun.
+struct Leaving(Arc<Turn>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.give_up();
+    }
 }
 
 struct Task {
     name: FunctionName,
     floor: Arc<Floor>,
     log: Arc<FunctionLog>,
+    line: Arc<Line>,
     code: Code,
     /// Instances of older code that still serve.
     retired: JoinSet<()>,
@@ -156,13 +196,12 @@ impl Task {
         match self.refresh().await {
             Ok(current) => {
                 let config = &current.version.declared.config;
-                if config.allows(&job.invocation.method) {
+                // None: its client has left, or it was refused.
+                let Some(sent) = job.turn.method() else { return };
+                if config.allows(&sent) {
                     current.instance.serve(job).await;
                 } else {
-                    let refused = InvokeError::MethodNotAllowed {
-                        sent: job.invocation.method.clone(),
-                        allowed: config.allowed_list(),
-                    };
+                    let refused = InvokeError::MethodNotAllowed { sent, allowed: config.allowed_list() };
                     let _ = job.reply.send(Err(refused));
                 }
             }
@@ -201,7 +240,10 @@ impl Task {
             Code::Unknown | Code::Removed => false,
         };
         if !fresh {
-            self.look().await?;
+            self.line.set_preparing(true);
+            let looked = self.look().await;
+            self.line.set_preparing(false);
+            looked?;
         }
         match &self.code {
             Code::Served(current) => Ok(current),

@@ -21,9 +21,11 @@ use tokio::task::JoinHandle;
 use tracing::Instrument;
 
 use super::code::Declared;
-use super::idle::{Idle, IdleInstances};
+use super::idle::IdleInstances;
+use super::line::Turn;
 use super::log::FunctionLog;
 use super::packages::{Depth, PackageError, Packages};
+use super::places::Places;
 use super::requirements::{Pins, Requirements};
 use super::steps;
 use super::{Answer, Invocation, InvokeError, Start, Timings, Version};
@@ -32,8 +34,12 @@ use crate::zygote::{
     Forest, Leaf, Need, Observed, OwnModules, Owner, POOLS, Reply, Snapshot, Spent, ZygoteError,
 };
 
-/// Longest wait for a place among `max_sandboxes`.
-const PLACE_BOUND: Duration = Duration::from_secs(5);
+/// Longest wait for the place of a blank that was given up.
+const BLANK_BOUND: Duration = Duration::from_millis(500);
+
+/// How long an instance may serve what waits for it, once it has a sandbox, before others that
+/// need its place get it: a sandbox for each call would cost more than the calls.
+const KEEP: Duration = Duration::from_millis(250);
 
 /// Sandboxes that one request may lose before anything of its function ran.
 const LOST_LEAVES: u32 = 3;
@@ -45,6 +51,7 @@ pub struct Shared {
     pub sandboxes: Arc<Sandboxes>,
     pub idle: Arc<IdleInstances>,
     pub packages: Packages<Sandboxes>,
+    pub places: Arc<Places>,
     pub limits: Limits,
     pub network: Network,
     pub pause_after: Duration,
@@ -70,9 +77,8 @@ impl Shared {
 }
 
 /// One request on its way.
-pub struct Job {
-    pub invocation: Invocation,
-    pub queued: Instant,
+pub(super) struct Job {
+    pub turn: Arc<Turn>,
     pub reply: oneshot::Sender<Result<Answer, InvokeError>>,
 }
 
@@ -105,7 +111,7 @@ impl Instance {
 
 enum State {
     Empty,
-    Idle { leaf: Box<Leaf>, entry: Idle, since: Instant },
+    Idle { leaf: Box<Leaf>, since: Instant },
 }
 
 struct Task {
@@ -124,6 +130,8 @@ struct Task {
     /// How often packages were mended when its sandbox was started.
     mends: u64,
     state: State,
+    /// When it got its sandbox.
+    acquired: Instant,
 }
 
 impl Task {
@@ -135,15 +143,35 @@ impl Task {
         let snapshot = snapshot(&version, &log, limits, &env).map(Arc::new);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let modules = Arc::new(OwnModules::new(version.head.clone()));
-        let (pins, state) = (version.pins.clone(), State::Empty);
-        Self { shared, version, log, pins, limits, env, modules, snapshot, id, mends: 0, state }
+        let pins = version.pins.clone();
+        Self {
+            shared,
+            version,
+            log,
+            pins,
+            limits,
+            env,
+            modules,
+            snapshot,
+            id,
+            mends: 0,
+            state: State::Empty,
+            acquired: Instant::now(),
+        }
     }
 
     async fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
         loop {
             let event = match &self.state {
                 State::Empty => inbox.recv().await.map_or(Event::End, Event::Job),
-                State::Idle { leaf, entry, since } => {
+                State::Idle { leaf, since } => {
+                    if self.acquired.elapsed() < KEEP
+                        && let Ok(job) = inbox.try_recv()
+                    {
+                        self.serve(job).await;
+                        continue;
+                    }
+                    let entry = self.shared.idle.enter(self.id);
                     let wait = if leaf.sandbox().is_paused() {
                         self.shared.idle_ttl
                     } else {
@@ -184,14 +212,13 @@ impl Task {
     }
 
     async fn serve(&mut self, job: Job) {
-        if job.reply.is_closed() {
-            return; // The caller went away while it was queued.
-        }
-        let queue = job.queued.elapsed();
+        // None: its client went away while it was queued, or it was refused.
+        let Some(invocation) = job.turn.begin() else { return };
+        let queue = job.turn.entered().elapsed();
         let mut timings = Timings::default();
         timings.0.push(("queue", queue));
         let (mut left, span) = (Left::default(), steps::span(&self.version.name));
-        let answer = self.answer(&job.invocation, timings, &mut left).instrument(span.clone()).await;
+        let answer = self.answer(&invocation, &job.turn, timings, &mut left).instrument(span.clone()).await;
         if let Ok(answer) = &answer {
             steps::tell(&span, &answer.timings);
         }
@@ -199,6 +226,7 @@ impl Task {
             Ok(answer) => answer.status >= 500,
             Err(error) => matches!(error, InvokeError::Died { .. } | InvokeError::Protocol { .. }),
         };
+        job.turn.end();
         let _ = job.reply.send(answer);
         // Whoever waits for the answer goes first: to end a sandbox, and to make the next
         // one's, takes system calls.
@@ -225,6 +253,7 @@ impl Task {
     async fn answer(
         &mut self,
         invocation: &Invocation,
+        turn: &Turn,
         mut timings: Timings,
         left: &mut Left,
     ) -> Result<Answer, InvokeError> {
@@ -237,7 +266,7 @@ impl Task {
         let bound = Duration::from_secs(self.limits.runtime_sec.into());
         let mut lost = 0;
         let (leaf, start, spent, reply) = loop {
-            let (mut leaf, start, spent) = self.leaf().await?;
+            let (mut leaf, start, spent) = self.leaf(turn).await?;
             match tokio::time::timeout(bound, leaf.call(&request, &invocation.body)).await {
                 Ok(Ok(reply)) => break (leaf, start, spent, reply),
                 // It died before anything of the function ran: another one serves.
@@ -263,8 +292,7 @@ impl Task {
         let exec = Duration::from_micros(reply.response.exec_us.into());
         timings.0.push(("exec", exec));
         if self.version.declared.config.reuse_sandbox && !reply.response.broken {
-            let entry = self.shared.idle.enter(self.id);
-            self.state = State::Idle { leaf, entry, since: Instant::now() };
+            self.state = State::Idle { leaf, since: Instant::now() };
         } else {
             left.leaf = Some(leaf);
         }
@@ -279,7 +307,7 @@ impl Task {
     }
 
     /// A sandbox for one request: the one at hand, or a new one.
-    async fn leaf(&mut self) -> Result<(Box<Leaf>, Start, Option<Spent>), InvokeError> {
+    async fn leaf(&mut self, turn: &Turn) -> Result<(Box<Leaf>, Start, Option<Spent>), InvokeError> {
         if let State::Idle { mut leaf, .. } = std::mem::replace(&mut self.state, State::Empty) {
             // A request may come before the news of what its sandbox did since the
             // last answer: died, or wrote what would be taken for this one's.
@@ -295,10 +323,10 @@ impl Task {
             }
         }
         self.mends = self.shared.packages.mends();
-        let mut started = self.start().await?;
+        let mut started = self.start(turn).await?;
         if matches!(started, Err(ZygoteError::Damaged { .. })) {
             self.mend().await?;
-            started = self.start().await?;
+            started = self.start(turn).await?;
         }
         let (mut leaf, spent) = started.map_err(|error| match error {
             ZygoteError::Sandbox(SandboxError::Full { limit }) => InvokeError::NoSandbox { limit },
@@ -316,8 +344,9 @@ impl Task {
         Ok((Box::new(leaf), start, Some(spent)))
     }
 
-    async fn start(&self) -> Result<Result<(Leaf, Spent), ZygoteError>, InvokeError> {
-        let permit = self.place().await?;
+    async fn start(&mut self, turn: &Turn) -> Result<Result<(Leaf, Spent), ZygoteError>, InvokeError> {
+        let permit = self.place(turn).await?;
+        self.acquired = Instant::now();
         let need = Need {
             pins: &self.pins,
             modules: &self.modules,
@@ -357,20 +386,26 @@ impl Task {
     }
 
     /// A place among `max_sandboxes`: a free one, or an idle instance's.
-    async fn place(&self) -> Result<tokio::sync::OwnedSemaphorePermit, InvokeError> {
+    async fn place(&self, turn: &Turn) -> Result<tokio::sync::OwnedSemaphorePermit, InvokeError> {
         if let Some(permit) = self.shared.sandboxes.place() {
             return Ok(permit);
         }
         // Whoever waits for a function first, then whoever waits for a request.
         if self.shared.forest.give_up_blank().await
-            && let Ok(permit) = self.shared.sandboxes.wait_for_place(PLACE_BOUND / 10).await
+            && let Ok(permit) = self.shared.sandboxes.wait_for_place(BLANK_BOUND).await
         {
             return Ok(permit);
         }
-        let _wanted = self.shared.idle.want_one();
         let limit = self.shared.sandboxes.tuning.max_sandboxes;
-        let waited = self.shared.sandboxes.wait_for_place(PLACE_BOUND).await;
-        waited.map_err(|_| InvokeError::NoSandbox { limit })
+        let left = turn.left();
+        let Some(in_turn) = self.shared.places.enter(left) else {
+            return Err(InvokeError::NoSandbox { limit });
+        };
+        let _wanted = self.shared.idle.want_one();
+        let waited = self.shared.sandboxes.wait_for_place(left).await;
+        let permit = waited.map_err(|_| InvokeError::NoSandbox { limit })?;
+        in_turn.given();
+        Ok(permit)
     }
 
     /// What a lost sandbox died of.

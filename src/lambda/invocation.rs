@@ -89,6 +89,8 @@ pub enum InvokeError {
     MethodNotAllowed { sent: String, allowed: String },
     #[error("the queue of {function} is full ({limit} requests); try again later")]
     QueueFull { function: String, limit: usize },
+    #[error("{function} has more to do than can begin within {bound:?}; nothing ran, try again later")]
+    QueueSlow { function: String, bound: Duration },
     #[error("no sandbox is free ({limit} are in use); raise max_sandboxes or try again later")]
     NoSandbox { limit: usize },
     #[error("{function} cannot be made ready: {reason}")]

@@ -5,8 +5,9 @@
 //! engine       what triggers need of this floor
 //! worker       all functions
 //!   function   one function: a queue, its code, kept current
+//!     line     who waits in it, and for how long    pace   what that is estimated from
 //!     instance one place where it runs: at most one sandbox
-//!       idle   who may be asked to give one up
+//!       idle   who may be asked to give one up      places who waits for one
 //!       log    what it prints            steps    what a call's steps cost, in the log
 //! code         versions of a function's files, ready to run
 //!   registry   the stored functions       archive, tree   files from strangers
@@ -24,9 +25,12 @@ pub mod function;
 mod idle;
 mod instance;
 pub mod invocation;
+mod line;
 mod log;
 pub mod name;
+mod pace;
 pub mod packages;
+mod places;
 pub mod registry;
 pub mod requirements;
 mod snapshot;
@@ -40,5 +44,6 @@ pub use idle::IdleInstances;
 pub use instance::Shared;
 pub use invocation::{Answer, Blame, Invocation, InvokeError, Start, Timings};
 pub use name::{BadName, FunctionName};
+pub use places::Places;
 pub use requirements::{Pin, Pins, Requirements};
 pub use worker::Worker;

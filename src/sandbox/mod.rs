@@ -17,8 +17,8 @@
 //! confined   the kernel's word that a leaf has given up everything
 //! command    a program run once (an installer)  memory     of a process, of the machine
 //! outlet/    the one way out of a command's network namespace
-//! quotas     a sandbox's share of what the kernel has for everybody
 //! foreign    files that strangers wrote: by descriptor, without recursion
+//! quotas     a sandbox's share of what the kernel has for everybody
 //! host       what the machine must have; the run-time directory
 //! ```
 

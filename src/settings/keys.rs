@@ -253,6 +253,11 @@ pub(super) const KEYS: &[Key] = &[
         Allowed::Number(1, 100_000),
         "Requests that may wait for one function; more are answered 429.",
     ),
+    key(
+        "sandbox.queue_max_wait_ms",
+        MS,
+        "Longest wait of a request before it begins, for its function or for a sandbox. One that could not begin\nby then is answered 429 at once, one that did not, then; nothing of either ran.",
+    ),
     key("sandbox.tmp_mb", Allowed::Number(1, MIB_MAX), "Size of each of /tmp, /host and /dev/shm, in MiB."),
     key("sandbox.tmp_inodes", Allowed::Number(16, 1 << 24), "Files in each of them."),
     key("sandbox.cgroup_pool", Allowed::Number(0, 1024), "Cgroups kept ready."),
@@ -331,11 +336,25 @@ pub(super) const KEYS: &[Key] = &[
         "Largest body, of a call or of a stored archive.",
     ),
     key(
+        "http.max_connections",
+        Allowed::Number(1, 65_536),
+        "Requests served at one time, each whole and on a connection of its own; more are answered 503.",
+    ),
+    key(
+        "http.max_pending",
+        Allowed::Number(1, 65_536),
+        "Connections that wait for their clients (to send a request, to take an answer, idle ones). At the cap the\nlongest-pending one of the client with the most is closed.",
+    ),
+    key(
+        "http.body_budget_mb",
+        Allowed::Number(1, MIB_MAX),
+        "Memory that the bodies of all requests may have together, in MiB; what finds none in two seconds is\nanswered 503. Bodies of up to 64 KiB need none.",
+    ),
+    key(
         "http.admin",
         text(|kind| matches!(kind, "token" | "open"), "\"token\" or \"open\""),
         "Who may use all that is not a call (/registry, /debug) at the port: \"token\", who sends the token in\nDIR/token; \"open\", who reaches the port, as OpenLambda has it. The worker's own socket needs neither.\nThe port is to be addressed as localhost, as an address it listens on, or as worker_url, and from no foreign page.",
     ),
-    key("http.max_connections", Allowed::Number(1, 65_536), "Connections at one time."),
     key(
         "installer.uv",
         PATH,

@@ -95,6 +95,7 @@ pub struct SandboxSettings {
     pub idle_ttl: Duration,
     pub pause_after: Duration,
     pub queue_len: usize,
+    pub queue_max_wait: Duration,
     pub tmp_mib: u32,
     pub tmp_inodes: u32,
     pub cgroup_pool: usize,
@@ -143,6 +144,8 @@ pub struct HttpSettings {
     pub total_timeout: Option<Duration>,
     pub body_limit_bytes: usize,
     pub max_connections: usize,
+    pub max_pending: usize,
+    pub body_budget_bytes: usize,
     pub admin: Admin,
 }
 
@@ -242,6 +245,7 @@ impl Settings {
                 idle_ttl: s(raw.sandbox.idle_ttl_s),
                 pause_after: ms(raw.sandbox.pause_after_ms),
                 queue_len: raw.sandbox.queue_len as usize,
+                queue_max_wait: ms(raw.sandbox.queue_max_wait_ms),
                 tmp_mib: raw.sandbox.tmp_mb,
                 tmp_inodes: raw.sandbox.tmp_inodes,
                 cgroup_pool: raw.sandbox.cgroup_pool as usize,
@@ -278,6 +282,8 @@ impl Settings {
                 total_timeout: Some(ms(raw.http.total_timeout_ms)).filter(|time| !time.is_zero()),
                 body_limit_bytes: raw.http.body_limit_bytes as usize,
                 max_connections: raw.http.max_connections as usize,
+                max_pending: raw.http.max_pending as usize,
+                body_budget_bytes: (raw.http.body_budget_mb as usize) << 20,
                 admin: if raw.http.admin == "open" { Admin::Open } else { Admin::Token },
             },
             installer: InstallerSettings {

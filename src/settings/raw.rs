@@ -68,6 +68,7 @@ section!(RawSandbox {
     idle_ttl_s: u64 = 300,
     pause_after_ms: u64 = 100,
     queue_len: u32 = 100,
+    queue_max_wait_ms: u64 = 5_000,
     tmp_mb: u32 = 64,
     tmp_inodes: u32 = 16384,
     cgroup_pool: u32 = 8,
@@ -108,6 +109,8 @@ section!(RawHttp {
     total_timeout_ms: u64 = 0,
     body_limit_bytes: u64 = 6 << 20,
     max_connections: u32 = 1024,
+    max_pending: u32 = 1024,
+    body_budget_mb: u32 = 256,
     admin: String = "token".to_owned(),
 });
 

@@ -27,7 +27,8 @@ use tokio::time::timeout;
 use super::HttpSettings;
 use super::access::is_public;
 use super::answer;
-use super::body::Upload;
+use super::body::{Bounds, Upload};
+use super::budget::Budget;
 use super::route::{Door, Route, route};
 use super::socket::Progress;
 use super::status::Refusal;
@@ -39,6 +40,14 @@ pub(super) struct Desk<E> {
     pub(super) engine: Arc<E>,
     pub(super) stats: Arc<Stats>,
     pub(super) settings: HttpSettings,
+    pub(super) bodies: Budget,
+}
+
+impl<E> Desk<E> {
+    fn bounds(&self) -> Bounds<'_> {
+        let HttpSettings { body_limit_bytes, body_timeout, .. } = self.settings;
+        Bounds { limit_bytes: body_limit_bytes, limit: body_timeout, budget: &self.bodies }
+    }
 }
 
 type Reply = Result<Response<Full<Bytes>>, Refusal>;
@@ -53,7 +62,7 @@ pub(super) async fn respond<E: Engine>(
     let (head, incoming) = request.into_parts();
     let mut upload = Upload::new(incoming);
     progress.call_begins();
-    let reply = caught(reply(desk, door, &head, &mut upload)).await;
+    let reply = caught(reply(desk, door, &head, &mut upload, progress)).await;
     let mut response = reply.unwrap_or_else(Refusal::into_response);
     if upload.is_left_unread() {
         progress.body_is_left();
@@ -63,7 +72,13 @@ pub(super) async fn respond<E: Engine>(
     response
 }
 
-async fn reply<E: Engine>(desk: &Desk<E>, door: Door, head: &Parts, upload: &mut Upload) -> Reply {
+async fn reply<E: Engine>(
+    desk: &Desk<E>,
+    door: Door,
+    head: &Parts,
+    upload: &mut Upload,
+    progress: &Progress,
+) -> Reply {
     let engine = &desk.engine;
     let path = head.uri.path();
     let routed = route(door, &head.method, path);
@@ -74,30 +89,40 @@ async fn reply<E: Engine>(desk: &Desk<E>, door: Door, head: &Parts, upload: &mut
     match routed? {
         Route::Run { name, rest } => {
             let began = Instant::now();
-            let reply = run(desk, head, name, rest, upload).await;
+            let reply = run(desk, head, name, rest, upload, progress).await;
             desk.stats.record("web-request", began.elapsed());
             reply
         }
         Route::Status => Ok(text(StatusCode::OK, "ready\n".into())),
         Route::Pid => Ok(text(StatusCode::OK, format!("{}\n", std::process::id()))),
-        Route::Debug => Ok(text(StatusCode::OK, engine.debug().await)),
+        Route::Debug => {
+            progress.takes_slot()?;
+            Ok(text(StatusCode::OK, engine.debug().await))
+        }
         Route::Stats => {
             let mut stats = engine.stats();
             stats.append(&mut desk.stats.snapshot());
             Ok(json(&Value::Object(stats)))
         }
         Route::Store(name) => {
-            let HttpSettings { body_limit_bytes, body_timeout, .. } = desk.settings;
-            let archive = upload.read(body_limit_bytes, body_timeout).await?;
+            let archive = upload.read(desk.bounds()).await?;
+            progress.takes_slot()?;
             engine.store(&name, archive).await?;
             Ok(text(StatusCode::CREATED, format!("stored {name}\n")))
         }
-        Route::Remove(name) => match engine.remove(&name).await? {
-            true => Ok(text(StatusCode::OK, format!("removed {name}\n"))),
-            false => Err(unknown(&name)),
-        },
-        Route::List => Ok(json(&engine.list().await?.into())),
+        Route::Remove(name) => {
+            progress.takes_slot()?;
+            match engine.remove(&name).await? {
+                true => Ok(text(StatusCode::OK, format!("removed {name}\n"))),
+                false => Err(unknown(&name)),
+            }
+        }
+        Route::List => {
+            progress.takes_slot()?;
+            Ok(json(&engine.list().await?.into()))
+        }
         Route::Config(name) => {
+            progress.takes_slot()?;
             let config = engine.config(&name).await?.ok_or_else(|| unknown(&name))?;
             Ok(json(&config))
         }
@@ -110,10 +135,12 @@ async fn run<E: Engine>(
     function: FunctionName,
     rest: &str,
     upload: &mut Upload,
+    progress: &Progress,
 ) -> Reply {
-    let HttpSettings { body_limit_bytes, body_timeout, total_timeout, .. } = desk.settings;
+    let total_timeout = desk.settings.total_timeout;
     let call = async {
-        let body = upload.read(body_limit_bytes, body_timeout).await?;
+        let body = upload.read(desk.bounds()).await?;
+        progress.takes_slot()?;
         let invocation = Invocation {
             function: function.clone(),
             method: head.method.as_str().to_owned(),

@@ -11,7 +11,7 @@
 //! The clock runs until all of an answer is in the kernel's hands, so a client
 //! that takes a byte now and then cannot hold it open. And a client that still
 //! sends when we close would get a reset, which throws away an answer it has not
-//! read yet (the 413 that told it to stop): so we listen for a while.
+//! read yet (the 413 that told it to stop, or the 431): so we listen for a while.
 //!
 //! A FIN does not tell a client that left from one that has only said all it had
 //! to say (`nc -N`). hyper drops the call at once in both cases; holding the FIN
@@ -27,6 +27,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::seat::Seat;
+use super::status::Refusal;
+
 /// How long a client may be silent while we wait for the end of what it sends.
 const QUIET_LIMIT: Duration = Duration::from_secs(2);
 
@@ -34,14 +37,15 @@ const QUIET_LIMIT: Duration = Duration::from_secs(2);
 const HALF_CLOSE_GRACE: Duration = Duration::from_secs(1);
 
 /// What the handler tells the socket below it. Both run in the connection's one
-/// task, so no order between the two fields matters.
-#[derive(Debug, Default, Clone)]
+/// task, so no order between the fields matters.
+#[derive(Debug, Clone)]
 pub(super) struct Progress(Arc<Told>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Told {
     call: AtomicU8,
     unread: AtomicBool,
+    seat: Seat,
 }
 
 const IDLE: u8 = 0;
@@ -50,12 +54,29 @@ const CALLING: u8 = 1;
 const ANSWERED: u8 = 2;
 
 impl Progress {
+    pub(super) fn new(seat: Seat) -> Self {
+        Self(Arc::new(Told { call: AtomicU8::new(IDLE), unread: AtomicBool::new(false), seat }))
+    }
+
+    pub(super) fn seat(&self) -> &Seat {
+        &self.0.seat
+    }
+
+    /// The request is whole: it takes a slot.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`] if none is free.
+    pub(super) fn takes_slot(&self) -> Result<(), Refusal> {
+        if self.0.seat.take_slot() { Ok(()) } else { Err(Refusal::Busy) }
+    }
+
     pub(super) fn call_begins(&self) {
         self.0.call.store(CALLING, Ordering::Relaxed);
     }
 
     pub(super) fn call_ends(&self) {
         self.0.call.store(ANSWERED, Ordering::Relaxed);
+        self.0.seat.wait_for_client();
     }
 
     /// The client may still be sending a body that nobody will read.
@@ -68,7 +89,8 @@ impl Progress {
         self.0.call.compare_exchange(ANSWERED, IDLE, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    fn is_idle(&self) -> bool {
+    /// Whether no request is in hand: none whose head is complete and whose answer is not flushed.
+    pub(super) fn is_idle(&self) -> bool {
         self.0.call.load(Ordering::Relaxed) == IDLE
     }
 
@@ -95,13 +117,15 @@ pub(super) struct Socket<S> {
     answer_clock: Option<Pin<Box<Sleep>>>,
     /// Runs from the client's FIN, once that was read.
     fin_clock: Option<Pin<Box<Sleep>>>,
+    /// Whether bytes came since the last answer: of a head that is not complete, or no head.
+    heard: bool,
     parting: Parting,
 }
 
 impl<S> Socket<S> {
     pub(super) fn new(stream: S, body_timeout: Duration, progress: Progress) -> Self {
         let parting = Parting::Open;
-        Self { stream, body_timeout, progress, answer_clock: None, fin_clock: None, parting }
+        Self { stream, body_timeout, progress, answer_clock: None, fin_clock: None, heard: false, parting }
     }
 
     /// What a blocked write comes to: more waiting, or the end.
@@ -120,6 +144,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
             let (before, room) = (buf.filled().len(), buf.remaining());
             ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
             if buf.filled().len() > before || room == 0 {
+                this.heard = true;
                 return Poll::Ready(Ok(()));
             }
         }
@@ -160,10 +185,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.answer_clock = None;
-        if this.progress.all_is_flushed() && this.fin_clock.is_some() {
-            // hyper waits for this socket to be readable, which only the clock would
-            // make it: it may learn of the FIN now.
-            cx.waker().wake_by_ref();
+        if this.progress.all_is_flushed() {
+            this.heard = false;
+            if this.fin_clock.is_some() {
+                // hyper waits for this socket to be readable, which only the clock would
+                // make it: it may learn of the FIN now.
+                cx.waker().wake_by_ref();
+            }
         }
         Pin::new(&mut this.stream).poll_flush(cx)
     }
@@ -174,7 +202,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
             match &mut this.parting {
                 Parting::Open => {
                     ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-                    if !this.progress.is_body_left() {
+                    let is_refused_head = this.heard && this.progress.is_idle();
+                    if !this.progress.is_body_left() && !is_refused_head {
                         return Poll::Ready(Ok(()));
                     }
                     let deadline = Box::pin(sleep(this.body_timeout));

@@ -52,6 +52,10 @@ pub(super) enum Refusal {
     BodyTooSlow { timeout: Duration },
     #[error("the body ended early or is malformed")]
     BodyBroken,
+    #[error("the memory for bodies is in use (http.body_budget_mb); nothing ran, try again later")]
+    BodiesFull,
+    #[error("as many requests are served as may be (http.max_connections); nothing ran, try again later")]
+    Busy,
     #[error("the call took longer than the {timeout:?} a request may take in all")]
     TookTooLong { timeout: Duration },
     #[error("{function} answered what HTTP cannot carry: {what}")]
@@ -77,6 +81,7 @@ impl Refusal {
             Refusal::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Refusal::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
+            Refusal::BodiesFull | Refusal::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::TookTooLong { .. } => StatusCode::GATEWAY_TIMEOUT,
             Refusal::BadAnswer { .. } => StatusCode::BAD_GATEWAY,
             Refusal::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
@@ -101,6 +106,8 @@ impl Refusal {
             Refusal::BodyTooLarge { .. } => "body-too-large",
             Refusal::BodyTooSlow { .. } => "body-timeout",
             Refusal::BodyBroken => "body-broken",
+            Refusal::BodiesFull => "bodies-full",
+            Refusal::Busy => "busy",
             Refusal::TookTooLong { .. } => "total-timeout",
             Refusal::BadAnswer { .. } => "protocol",
             Refusal::Panicked => "panic",
@@ -150,7 +157,9 @@ fn invoke_status(error: &InvokeError) -> StatusCode {
     match error {
         InvokeError::UnknownFunction(_) => StatusCode::NOT_FOUND,
         InvokeError::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-        InvokeError::QueueFull { .. } | InvokeError::NoSandbox { .. } => StatusCode::TOO_MANY_REQUESTS,
+        InvokeError::QueueFull { .. } | InvokeError::QueueSlow { .. } | InvokeError::NoSandbox { .. } => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
         InvokeError::OutOfMemory { .. } | InvokeError::Died { .. } | InvokeError::Protocol { .. } => {
             StatusCode::BAD_GATEWAY
         }
@@ -165,6 +174,7 @@ fn invoke_reason(error: &InvokeError) -> &'static str {
         InvokeError::UnknownFunction(_) => "unknown-function",
         InvokeError::MethodNotAllowed { .. } => "method-not-allowed",
         InvokeError::QueueFull { .. } => "queue-full",
+        InvokeError::QueueSlow { .. } => "queue-slow",
         InvokeError::NoSandbox { .. } => "no-sandbox",
         InvokeError::NotReady { .. } => "not-ready",
         InvokeError::OutOfMemory { .. } => "out-of-memory",

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::support::source;
+use crate::support::{part, source};
 use crate::worker;
 
 /// Longest time of one install, far more than one takes: an open of a FIFO has none.
@@ -130,14 +130,6 @@ fn install(attack: &str) {
     assert_eq!(worker.result("kind", ""), "fine");
     clean(packages.path());
     worker.down();
-}
-
-/// The part of a package store that this machine's interpreter uses, once there is one.
-fn part(store: &Path) -> PathBuf {
-    let parts = fs::read_dir(store).into_iter().flatten().flatten().map(|entry| entry.path());
-    let is_part =
-        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("cpython-"));
-    parts.into_iter().find(is_part).unwrap_or_else(|| store.to_owned())
 }
 
 /// Expects that the store holds finished packages and locks only. What is aside goes soon.

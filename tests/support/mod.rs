@@ -126,12 +126,9 @@ impl Worker {
         args
     }
 
-    /// The part of the package store that this machine's interpreter uses, once there is one.
+    /// The part of its package store that this machine's interpreter uses, once there is one.
     pub fn packages(&self) -> PathBuf {
-        let store = self.path().join("packages");
-        let parts = fs::read_dir(&store).into_iter().flatten().flatten();
-        let part = parts.map(|entry| entry.path()).find(|path| path.to_string_lossy().contains("/cpython-"));
-        part.unwrap_or(store)
+        part(&self.path().join("packages"))
     }
 
     /// The directory of the one entry that the package store has of a pin.
@@ -278,6 +275,13 @@ impl Drop for Worker {
             self.census();
         }
     }
+}
+
+/// The part of a package store that this machine's interpreter uses; the store itself until there is one.
+pub fn part(store: &Path) -> PathBuf {
+    let parts = fs::read_dir(store).into_iter().flatten().flatten();
+    let part = parts.map(|entry| entry.path()).find(|path| path.to_string_lossy().contains("/cpython-"));
+    part.unwrap_or_else(|| store.to_owned())
 }
 
 /// A directory with these files.

@@ -252,7 +252,11 @@ fn difference(recorded: &[Row], found: &[Row]) -> Option<Damage> {
 fn list(entry: &Path) -> Result<Vec<Row>, Damage> {
     let top = PathBuf::from(FILES);
     let meta = fs::symlink_metadata(entry.join(&top)).map_err(|error| Damage::io(&top, &error))?;
-    let mut rows = vec![Row::of(top.clone(), &meta).map_err(|error| Damage::io(&top, &error))?];
+    let row = Row::of(top.clone(), &meta).map_err(|error| Damage::io(&top, &error))?;
+    if row.kind != Kind::Dir {
+        return Err(Damage::new(top, "it is not a directory"));
+    }
+    let mut rows = vec![row];
     let mut open = vec![top];
     while let Some(below) = open.pop() {
         let damage = |error: io::Error| Damage::io(&below, &error);

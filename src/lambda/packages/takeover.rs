@@ -21,12 +21,19 @@ use super::entries::{Entries, META, Meta};
 use crate::lambda::requirements::{Pin, Sha256};
 use crate::sandbox::foreign::Tree;
 
+/// Size of an old description, in bytes.
+const META_LIMIT_BYTES: u64 = 16 << 20;
+
 /// Takes over the entry of `pin`, if there is one that can be; the pin of its new place. The caller
 /// holds the pin's lock.
 pub(super) fn take_over(pkgs_dir: &Path, entries: &Entries, abi: &Abi, pin: &Pin) -> Option<Pin> {
     let old = pkgs_dir.join(pin.to_string());
-    let text = fs::read(old.join(META)).ok()?;
-    match examine(&old, abi, &text).and_then(|(meta, record)| moved(&old, entries, pin, &meta, &record)) {
+    // An older worker let a build write here: it is opened through no link, and waits for no FIFO.
+    let tree = Tree::open(&old).ok()?;
+    let text = tree.read_small(META, META_LIMIT_BYTES).ok().flatten()?;
+    match examine(&old, &tree, abi, &text)
+        .and_then(|(meta, record)| moved(&old, entries, pin, &meta, &record))
+    {
         Ok(pin) => {
             tracing::info!(package = %pin, "a package of the store's older layout is taken over");
             Some(pin)
@@ -39,7 +46,7 @@ pub(super) fn take_over(pkgs_dir: &Path, entries: &Entries, abi: &Abi, pin: &Pin
 }
 
 /// Looks at all that can be known of an old entry.
-fn examine(old: &Path, abi: &Abi, text: &[u8]) -> Result<(Meta, Record), Damage> {
+fn examine(old: &Path, tree: &Tree, abi: &Abi, text: &[u8]) -> Result<(Meta, Record), Damage> {
     let contents: Contents =
         serde_json::from_slice(text).map_err(|error| Damage::new(META, error.to_string()))?;
     let record = Record::of(old)?;
@@ -47,11 +54,10 @@ fn examine(old: &Path, abi: &Abi, text: &[u8]) -> Result<(Meta, Record), Damage>
     if let Some(foreign) = record.paths().find(|path| !abi.fits_file(&name(path))) {
         return Err(Damage::new(foreign, format!("it is not for {abi}")));
     }
-    let tree = Tree::open(old).map_err(|error| Damage::new("files", error.to_string()))?;
     for info in record.paths().filter(|path| path.extension().is_some_and(|ending| ending == "dist-info")) {
         let read = |file: &str| {
             let path = info.join(file);
-            contents::text(&tree, &path).map_err(|error| Damage::new(path, error.to_string()))
+            contents::text(tree, &path).map_err(|error| Damage::new(path, error.to_string()))
         };
         let wheel = read("WHEEL")?;
         let mut tags = wheel.lines().filter_map(|line| line.strip_prefix("Tag:")).peekable();

@@ -419,13 +419,7 @@ impl Forest {
             return;
         }
         self.views().retain(|pins, _| !has(pins));
-        for tree in self.trees.lock().await.values() {
-            let gone: Vec<_> = tree.entries().extract_if(.., |entry| has(&entry.closure)).collect();
-            for entry in gone {
-                tracing::info!(node = entry.id, "a node with a damaged package is let go");
-                entry.let_go();
-            }
-        }
+        self.remove_nodes(|entry| has(&entry.closure)).await;
     }
 
     /// Grows the roots of a network ahead of its first request.

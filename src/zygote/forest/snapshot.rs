@@ -64,7 +64,7 @@ impl Entry {
     }
 
     /// Ends its zygote, as soon as the leaves that live under it are gone.
-    pub(super) fn let_go(&self) {
+    fn let_go(&self) {
         self.blanks().clear();
         let mut state = self.state();
         state.replicas.clear();
@@ -228,7 +228,7 @@ impl Forest {
         self.remove_nodes(goes).await;
     }
 
-    async fn remove_nodes(&self, goes: impl Fn(&Entry) -> bool) {
+    pub(super) async fn remove_nodes(&self, goes: impl Fn(&Entry) -> bool) {
         for tree in self.trees.lock().await.values() {
             let gone: Vec<_> = tree.entries().extract_if(.., |entry| goes(entry)).collect();
             for entry in gone {
