@@ -143,13 +143,25 @@ pub fn fixture(name: &str, code: &str) -> String {
     fixture_of(name, &[(name, code)])
 }
 
-/// The same, of several modules. It is laid out as the store's older layout, which the worker takes
-/// over: no index knows it.
+/// The same, of several modules.
 pub fn fixture_of(name: &str, modules: &[(&str, &str)]) -> String {
+    let names: Vec<_> = modules.iter().map(|(module, _)| *module).collect();
+    let files: Vec<_> = modules.iter().map(|(module, code)| (format!("{module}.py"), *code)).collect();
+    lay(name, &names, &files)
+}
+
+/// Lays a package with files below its one top-level module into the store; its pin.
+pub fn fixture_tree(name: &str, files: &[(&str, &str)]) -> String {
+    let files: Vec<_> = files.iter().map(|(file, code)| (format!("{name}/{file}"), *code)).collect();
+    lay(name, &[name], &files)
+}
+
+/// Lays files into the store's older layout, which the worker takes over: no index knows them.
+fn lay(name: &str, top_level: &[&str], files: &[(String, &str)]) -> String {
     let pin = format!("{name}==1.0");
-    let is_same = |files: &Path| {
-        let read = |module: &str| fs::read_to_string(files.join(format!("{module}.py"))).unwrap_or_default();
-        modules.iter().all(|(module, code)| read(module) == *code)
+    let is_same = |dir: &Path| {
+        let read = |file: &str| fs::read_to_string(dir.join(file)).unwrap_or_default();
+        files.iter().all(|(file, code)| read(file) == *code)
     };
     let below = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     for entry in below(&store()).flat_map(|abi| below(&abi.join(&pin)).collect::<Vec<_>>()) {
@@ -161,29 +173,15 @@ pub fn fixture_of(name: &str, modules: &[(&str, &str)]) -> String {
     fs::create_dir_all(store()).unwrap();
     let laid = tempfile::Builder::new().prefix(".fixture-").tempdir_in(store()).unwrap();
     let dir = laid.path().join("package");
-    fs::create_dir_all(dir.join("files")).unwrap();
-    for (module, code) in modules {
-        fs::write(dir.join("files").join(format!("{module}.py")), code).unwrap();
+    for (file, code) in files {
+        let path = dir.join("files").join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, code).unwrap();
     }
-    let names: Vec<_> = modules.iter().map(|(module, _)| module).collect();
-    let meta = serde_json::json!({ "top_level": names, "requires": [] });
+    let meta = serde_json::json!({ "top_level": top_level, "requires": [] });
     fs::write(dir.join("meta.json"), meta.to_string()).unwrap();
     // Another test may have laid the same one meanwhile.
     let _ = fs::remove_dir_all(store().join(&pin));
     let _ = fs::rename(dir, store().join(&pin));
-    pin
-}
-
-/// Lays a package with files below its one top-level module into the store; its pin.
-pub fn fixture_tree(name: &str, files: &[(&str, &str)]) -> String {
-    let pin = format!("{name}==1.0");
-    let dir = store().join(&pin);
-    let module = dir.join("files").join(name);
-    fs::create_dir_all(&module).unwrap();
-    for (file, code) in files {
-        fs::write(module.join(file), code).unwrap();
-    }
-    let meta = serde_json::json!({ "top_level": [name], "requires": [] });
-    fs::write(dir.join("meta.json"), meta.to_string()).unwrap();
     pin
 }
