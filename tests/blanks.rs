@@ -173,7 +173,8 @@ fn blanks_give_way_to_functions_that_need_their_places() {
 #[test]
 fn a_pool_that_runs_empty_is_refilled_beside_starts_that_last() {
     let slow = "import time\ndef f(event):\n    time.sleep(event.get('s', 0))\n    return 1\n";
-    let worker = worker(&[("slow", slow)], &[]);
+    // They wait for one another: there is one instance.
+    let worker = worker(&[("slow", slow)], &["sandbox.queue_max_wait_ms=60000"]);
     worker.call("slow", "");
     std::thread::scope(|scope| {
         let starts: Vec<_> = (0..4)

@@ -171,7 +171,7 @@ fn a_worker_whose_spawner_is_killed_stops_with_an_error_and_leaves_nothing() {
     let pid = worker.pid();
     std::thread::scope(|scope| {
         let slow = scope.spawn(|| worker.call("slow", r#"{"s": 1000}"#));
-        wait_until("it is at work", STEP, || count(&worker, "function slow") > 0);
+        wait_until("its sandbox is there", STEP, || worker.get("/debug").body.contains("function slow of"));
         sleep(200);
         support::kill(spawner(pid));
         let answer = slow.join().unwrap();

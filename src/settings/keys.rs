@@ -193,11 +193,7 @@ pub(super) const KEYS: &[Key] = &[
         Allowed::Number(0, 65_536),
         "What a function's `ol.yaml` may ask for at most; 0 is the default. Processes and threads\n(default 4096).",
     ),
-    key(
-        "max_limits.mem_mb",
-        Allowed::Number(0, MIB_MAX),
-        "Memory in MiB (default: mem_pool_mb, or what the machine has).",
-    ),
+    key("max_limits.mem_mb", Allowed::Number(0, MIB_MAX), "Memory in MiB (default: what the machine has)."),
     key(
         "max_limits.cpu_percent",
         Allowed::Number(0, 102_400),

@@ -208,13 +208,8 @@ impl Settings {
         let functions = Limits::default();
         let installers =
             Limits { procs: 64, mem_mb: 250, cpu_percent: 200, runtime_sec: 300, ..Limits::default() };
-        let most = Limits {
-            procs: 4096,
-            mem_mb: raw.mem_pool_mb,
-            cpu_percent: 102_400,
-            swappiness: 100,
-            runtime_sec: 86_400,
-        };
+        let most =
+            Limits { procs: 4096, mem_mb: 0, cpu_percent: 102_400, swappiness: 100, runtime_sec: 86_400 };
         Self {
             worker_dir: below(&raw.worker_dir, "worker"),
             worker_url: raw.worker_url,
