@@ -83,7 +83,7 @@ pub fn policy(named: &[&str], vars: &[(&str, &str)]) -> Arc<Policy> {
     let var =
         |name: &str| vars.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
     let named = named.iter().map(|place| place.parse::<Place>().unwrap()).collect();
-    Arc::new(Policy { named, known: Vec::new(), proxies: Proxies::read(var).0 })
+    Arc::new(Policy { named, proxies: Proxies::read(var).0 })
 }
 
 /// Tries each of `ways` and returns the outcomes ("connect HOST:PORT", "tunnel HOST:PORT", "plain URL", "direct HOST:PORT", "abstract NAME").

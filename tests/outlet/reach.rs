@@ -140,8 +140,13 @@ fn what_is_no_request_to_a_proxy_is_answered_and_harms_nothing() {
     lab(|lab| async move {
         let index = Site::serve(5);
         let outlet = Outlet::new(policy(&[&index.address.to_string()], &[]), 16);
-        let ways =
-            ["plain /", "plain https://pypi.org/", "plain ftp://h/", "connect nowhere", "connect a_b@h:0"];
+        let ways = [
+            "plain /",
+            "plain https://index.example/",
+            "plain ftp://h/",
+            "connect nowhere",
+            "connect a_b@h:0",
+        ];
         let mut ways: Vec<_> = ways.map(str::to_owned).into();
         ways.push("connect name.invalid:443".to_owned());
         ways.push(format!("connect {}", "a".repeat(100_000)));

@@ -18,12 +18,6 @@ use crate::sandbox::outlet::{BadProxy, Place, Policy, Proxies};
 /// Path of the operator's certificates in an installer's sandbox.
 const CERTIFICATES: &str = "/installer/ca.pem";
 
-/// The index if nothing is configured.
-const DEFAULT_INDEX: &str = "https://pypi.org/simple";
-/// Public indexes whose files are at another host, and that host.
-const FILE_HOSTS: [(&str, &str); 2] =
-    [("pypi.org", "files.pythonhosted.org"), ("test.pypi.org", "test-files.pythonhosted.org")];
-
 /// The operator's settings, as an installer takes them.
 #[derive(Clone, Default)]
 pub struct Operator {
@@ -135,17 +129,11 @@ fn policy(env: &[(String, String)], hosts: &[Place], proxies: Proxies) -> Policy
         });
         urls.filter_map(|url| Place::of_url(url).ok()).collect()
     };
-    let default = value("UV_DEFAULT_INDEX");
     let variables = ["UV_DEFAULT_INDEX", "UV_INDEX", "UV_EXTRA_INDEX_URL"];
     let mut named: Vec<_> = variables.iter().filter_map(|name| value(name)).flat_map(places).collect();
     named.extend_from_slice(hosts);
-    let mut known = if default.is_none() { places(DEFAULT_INDEX) } else { Vec::new() };
-    for (index, files) in FILE_HOSTS {
-        if named.iter().chain(&known).any(|place| place.host == index) {
-            known.extend(files.parse::<Place>());
-        }
-    }
-    Policy { named, known, proxies }
+    // A public index needs no name: port 443 of public addresses is open.
+    Policy { named, proxies }
 }
 
 /// A key of `[global]` or `[install]` in pip's configuration; the last counts.
@@ -231,20 +219,18 @@ mod tests {
     }
 
     #[test]
-    fn an_outlet_leads_to_each_index_that_is_configured_and_to_the_public_one_if_none_is() {
+    fn an_outlet_leads_to_each_index_that_is_configured() {
         let public = policy(&[], &[]);
         assert_eq!(texts(&public.named), Vec::<String>::new());
-        assert_eq!(texts(&public.known), ["pypi.org:443", "files.pythonhosted.org:443"]);
 
         let vars = [
             ("PIP_INDEX_URL", "https://user:secret@index.corp:8443/simple"),
             ("UV_INDEX", "torch=https://torch.example/whl http://10.0.0.7/simple?a=b"),
-            ("PIP_EXTRA_INDEX_URL", "https://test.pypi.org/simple"),
+            ("PIP_EXTRA_INDEX_URL", "https://more.example/simple"),
         ];
         let own = policy(&vars, &["files.corp".parse().unwrap(), "127.0.0.1:9000".parse().unwrap()]);
-        let named = ["index.corp:8443", "torch.example:443", "10.0.0.7:80", "test.pypi.org:443"];
+        let named = ["index.corp:8443", "torch.example:443", "10.0.0.7:80", "more.example:443"];
         assert_eq!(texts(&own.named), [&named[..], &["files.corp:443", "127.0.0.1:9000"]].concat());
-        assert_eq!(texts(&own.known), ["test-files.pythonhosted.org:443"]);
         assert!(!format!("{own:?}").contains("secret"));
     }
 
@@ -252,7 +238,7 @@ mod tests {
     fn a_proxy_of_the_operators_is_the_outlets_and_not_the_sandboxs() {
         let vars = [("https_proxy", "http://me:secret@p:3128"), ("NO_PROXY", "index.corp")];
         let own = policy(&vars, &[]);
-        assert!(own.proxies.of(&"pypi.org".parse().unwrap(), true).is_some());
+        assert!(own.proxies.of(&"index.example".parse().unwrap(), true).is_some());
         assert!(own.proxies.of(&"index.corp".parse().unwrap(), true).is_none());
         assert_eq!(operator(None, &vars, ""), []);
     }

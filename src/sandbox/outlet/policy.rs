@@ -2,7 +2,7 @@
 //! Pure. Runs in the worker.
 //!
 //! ```text
-//! host:port ──▶ standing        the operator named it / known by default / any other on port 443
+//! host:port ──▶ standing        the operator named it / any other on port 443
 //! address   ──▶ may_connect     by standing and kind; the very address that is then connected to
 //! ```
 
@@ -55,8 +55,6 @@ pub enum Refusal {
 pub enum Standing {
     /// The operator named this very host and port.
     Named,
-    /// A place that is used by default: the public index and its files.
-    Known,
     /// Any other host, on port 443.
     Stranger,
 }
@@ -66,8 +64,6 @@ pub enum Standing {
 pub struct Policy {
     /// The configured indexes, and what the operator allows beside them.
     pub named: Vec<Place>,
-    /// Places that are used if nothing is configured, or that belong to a public index.
-    pub known: Vec<Place>,
     /// The operator's own proxies, through which all is reached that they are for.
     pub proxies: Proxies,
 }
@@ -80,8 +76,6 @@ impl Policy {
     pub fn standing(&self, place: &Place) -> Result<Standing, Refusal> {
         if self.named.contains(place) {
             Ok(Standing::Named)
-        } else if self.known.contains(place) {
-            Ok(Standing::Known)
         } else if place.port == HTTPS {
             Ok(Standing::Stranger)
         } else {
@@ -103,7 +97,7 @@ impl Policy {
     ) -> Result<(), Refusal> {
         let place = || place.clone();
         match (standing, kind) {
-            (_, Kind::Public) | (Standing::Known, Kind::Private) => Ok(()),
+            (_, Kind::Public) => Ok(()),
             (Standing::Named, Kind::Private | Kind::Loopback | Kind::ThisMachine) => Ok(()),
             (Standing::Named, _) if place().address().is_some() => Ok(()),
             (Standing::Named, _) => Err(Refusal::Name { place: place(), address, kind }),

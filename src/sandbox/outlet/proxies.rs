@@ -220,11 +220,11 @@ mod tests {
     fn credentials_become_a_header_and_are_never_shown() {
         let (proxies, bad) = proxies(&[("HTTPS_PROXY", "http://al%40ice:pass%3Aword@proxy.corp:3128/")]);
         assert_eq!(bad, []);
-        let proxy = proxies.of(&place("pypi.org"), true).unwrap();
+        let proxy = proxies.of(&place("index.example"), true).unwrap();
         assert_eq!(proxy.place, place("proxy.corp:3128"));
         assert!(proxy.kind == ProxyKind::Http(Some("Basic YWxAaWNlOnBhc3M6d29yZA==".to_owned())));
         assert!(!format!("{proxies:?}").contains("YWx"), "{proxies:?}");
-        assert_eq!(proxies.of(&place("pypi.org"), false), None);
+        assert_eq!(proxies.of(&place("index.example"), false), None);
         for (plain, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")]
         {
             assert_eq!(base64(plain.as_bytes()), text);
@@ -240,23 +240,23 @@ mod tests {
         for text in direct.into_iter().chain(["192.0.2.7", "[fd00::5]", "one.net:8443"]) {
             assert_eq!(proxies.of(&place(text), true), None, "{text}");
         }
-        for text in ["pypi.org", "notexample.com", "11.0.0.1", "192.0.2.8", "[fe00::5]", "one.net"] {
+        for text in ["index.example", "notexample.com", "11.0.0.1", "192.0.2.8", "[fe00::5]", "one.net"] {
             assert!(proxies.of(&place(text), true).is_some(), "{text}");
         }
         let (proxies, _) = self::proxies(&[("HTTP_PROXY", "http://p"), ("NO_PROXY", "*")]);
-        assert_eq!(proxies.of(&place("pypi.org"), false), None);
+        assert_eq!(proxies.of(&place("index.example"), false), None);
     }
 
     #[test]
     fn a_proxy_of_another_kind_is_told_and_not_half_used() {
         let (socks, bad) = proxies(&[("ALL_PROXY", "socks5h://u:p%20w@p")]);
         assert_eq!(bad, []);
-        let proxy = socks.of(&place("pypi.org"), true).unwrap();
+        let proxy = socks.of(&place("index.example"), true).unwrap();
         assert_eq!(proxy.place.port, SOCKS_PORT);
         let login = Some((b"u".to_vec(), b"p w".to_vec()));
         assert!(proxy.kind == ProxyKind::Socks { login, looks_up: true });
         let (proxies, bad) = proxies(&[("ALL_PROXY", "https://p:1080")]);
         assert_eq!(bad, [BadProxy { variable: "ALL_PROXY".to_owned() }]);
-        assert_eq!(proxies.of(&place("pypi.org"), true), None);
+        assert_eq!(proxies.of(&place("index.example"), true), None);
     }
 }
