@@ -33,7 +33,7 @@ pub struct Foundation {
     leftovers: Leftovers,
 }
 
-/// What to build on.
+/// Places and names that a foundation is built on.
 pub struct Site {
     /// The run-time directory: made here, removed by the spawner.
     pub run: PathBuf,
@@ -70,7 +70,7 @@ impl Foundation {
         Ok(Self { socket, pidfd, base, claims, leftovers })
     }
 
-    /// What is the spawner's to remove, in case that it dies first.
+    /// Returns the spawner's leftovers, for the case that it dies first.
     pub fn leftovers(&self) -> Leftovers {
         self.leftovers.clone()
     }

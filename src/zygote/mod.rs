@@ -14,6 +14,7 @@
 //!   ├ snapshot   what makes a node one function's own
 //!   └ node       one zygote process: forks, grows children
 //! modules      the modules that a function imports by itself (pure)
+//! users        the functions that a node is charged to
 //! working_set  the pages that leaves of a node touch
 //! leaf       a started sandbox that answers requests
 //! pin        a package at a version

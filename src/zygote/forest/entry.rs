@@ -94,19 +94,6 @@ impl Entry {
         self.zygotes().iter().any(|zygote| leaf.is_of(zygote))
     }
 
-    /// Notes that a function was started from this node, so that it is charged for it and for
-    /// all above it.
-    pub(super) fn charge(self: &Arc<Self>, function: &str) {
-        if self.state().users.has(function) {
-            return;
-        }
-        let alone = self.snapshot().is_some();
-        let nodes = if alone { vec![Arc::clone(self)] } else { self.path() };
-        for node in nodes {
-            node.state().users.note(function);
-        }
-    }
-
     pub(super) fn touch(&self) {
         self.state().used = Instant::now();
     }

@@ -22,6 +22,7 @@
 //! | `replicate` | more zygotes of a busy node |
 //! | `renew` | nodes that came of age, grown again |
 //! | `distrust` | leaves whose node's packages may have changed what they run |
+//! | `charge` | functions charged for their nodes, which go with the last of them |
 //! | `ahead` | blanks and control groups, made while nobody waits |
 //! | `snapshot` | nodes that are one function's own |
 //! | `modules` | nodes that import more of their packages, for who imports that too |
@@ -30,6 +31,7 @@
 //! What is not the node's fault (no place is free, say) passes it over for one start.
 
 mod ahead;
+mod charge;
 mod distrust;
 mod entry;
 mod grow;

@@ -64,7 +64,7 @@ impl Entry {
     }
 
     /// Ends its zygote, as soon as the leaves that live under it are gone.
-    fn let_go(&self) {
+    pub(super) fn let_go(&self) {
         self.blanks().clear();
         let mut state = self.state();
         state.replicas.clear();
@@ -191,32 +191,6 @@ impl Forest {
         };
         self.remove_nodes(goes).await;
         self.discharge(function, pins).await;
-    }
-
-    /// Lets the nodes go that a function was the last to use and that none of its pins asks
-    /// for any more, children before their parents. Leaves live on.
-    async fn discharge(&self, function: &str, pins: Option<&Pins>) {
-        let used = |entry: &Entry| pins.is_some_and(|pins| entry.closure.is_subset(pins));
-        for tree in self.trees.lock().await.values() {
-            let mut entries = tree.entries();
-            let mut unused: Vec<u64> = entries
-                .iter()
-                .filter(|entry| {
-                    !used(entry) && entry.parent.is_some() && entry.state().users.forget(function)
-                })
-                .map(|entry| entry.id)
-                .collect();
-            let is_parent = |entries: &[Arc<Entry>], id: u64| {
-                entries.iter().any(|entry| entry.parent.as_ref().is_some_and(|parent| parent.id == id))
-            };
-            while let Some(at) = unused.iter().position(|id| !is_parent(&entries, *id)) {
-                let id = unused.swap_remove(at);
-                for entry in entries.extract_if(.., |entry| entry.id == id) {
-                    tracing::info!(node = id, function, "a node goes with its last function");
-                    entry.let_go();
-                }
-            }
-        }
     }
 
     /// Lets the nodes of one function, and those of modules, go that were not used for long.
